@@ -7,12 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// altered is the store with something done to the audit rows as they are read.
+// altered is a store whose audit rows are changed by a function when they are read.
 type altered struct {
 	management.Store
 	rows func([]audit.Row) []audit.Row
@@ -33,11 +34,11 @@ func (tx alteredTx) Audit(q audit.Query) ([]audit.Row, error) {
 }
 
 func TestChainNotices(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	k := w.key("acme")
-	must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", k.ID, 0))
-	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
+	testkit.Must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", k.ID, 0))
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
 	at := func(i int, f func(*audit.Row)) func([]audit.Row) []audit.Row {
 		return func(rows []audit.Row) []audit.Row { f(&rows[i]); return rows }
 	}
@@ -70,12 +71,13 @@ func TestChainNotices(t *testing.T) {
 	}
 }
 
-// What a person wrote or is stands beside the chain, and a secret nowhere.
+// TestChainHoldsNoPerson proves that names and free text are outside of the audit chain, and that
+// no secret is in any row.
 func TestChainHoldsNoPerson(t *testing.T) {
-	w := newWorld(t)
-	must[management.TenantRecord](t)(w.CreateTenant(ctx, ada, "", "acme", tenantFields{Name: some("Ada Lovelace")}))
-	k := w.key("acme", func(f *KeyFieldsOf) { f.Description = some("of Ada Lovelace") })
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", k.ID, KeyFieldsOf{Name: some("lovelace"), Rate: some("5/m")}, nil))
+	w := newFixture(t)
+	testkit.Must[management.TenantRecord](t)(w.CreateTenant(ctx, ada, "", "acme", tenantFields{Name: some("Ada Lovelace")}))
+	k := w.key("acme", func(f *keyFields) { f.Description = some("of Ada Lovelace") })
+	testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", k.ID, keyFields{Name: some("lovelace"), Rate: some("5/m")}, nil))
 	err := w.store.View(ctx, func(tx management.Tx) error {
 		rows, err := tx.Audit(audit.Query{Ascending: true, Limit: 10})
 		for _, r := range rows {
@@ -95,19 +97,19 @@ func TestChainHoldsNoPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID})).Data[0]
+	e := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID})).Data[0]
 	if e.After["name"] != "lovelace" || e.After["rate"] != "5/m" || e.Before["name"] != "ci" {
 		t.Errorf("shown %+v", e)
 	}
 }
 
-// failing refuses to hear of changes.
+// failing is an engine that applies no change.
 type failing struct{ management.Engine }
 
 func (failing) Apply(context.Context, []gateway.Change) error { return errors.New("no") }
 
 func TestStoreAndEngineFailures(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	m := management.New(management.Config{Store: w.store, Engine: failing{w.gw}, View: w.current})
 	if _, err := m.CreateTenant(ctx, ada, "", "b", tenantFields{}); !errors.Is(err, gateway.ErrStore) {

@@ -3,12 +3,13 @@ package management_test
 import (
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// One key made, audited, synced to disk, and known to the gateway.
+// BenchmarkCreateKey creates a key, which is audited, synced to disk and applied by the gateway.
 func BenchmarkCreateKey(b *testing.B) {
-	w := newWorld(b)
+	w := newFixture(b)
 	w.tenant("acme", "pro")
 	b.ReportAllocs()
 	for b.Loop() {
@@ -16,25 +17,25 @@ func BenchmarkCreateKey(b *testing.B) {
 	}
 }
 
-// One page of a tenant's keys.
+// BenchmarkListKeys reads one page of a tenant's keys.
 func BenchmarkListKeys(b *testing.B) {
-	w := newWorld(b)
+	w := newFixture(b)
 	w.tenant("acme", "pro")
 	for range 100 {
 		w.key("acme")
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		p := must[management.Page[management.KeyRecord]](b)(w.Keys(ctx, ada, "", management.KeyFilter{Tenant: "acme"}))
+		p := testkit.Must[management.Page[management.KeyRecord]](b)(w.Keys(ctx, ada, "", management.KeyFilter{Tenant: "acme"}))
 		if len(p.Data) != management.DefaultPage {
 			b.Fatalf("%d keys", len(p.Data))
 		}
 	}
 }
 
-// A thousand events read and hashed.
+// BenchmarkVerifyAudit reads and verifies a chain of a thousand events.
 func BenchmarkVerifyAudit(b *testing.B) {
-	w := newWorld(b)
+	w := newFixture(b)
 	w.tenant("acme", "pro")
 	for range 999 {
 		w.key("acme")

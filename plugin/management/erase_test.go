@@ -7,14 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// known returns all that the store knows of a tenant, as text.
-func (w *world) known(slug string, keys ...string) string {
+// known returns, as text, every row that the store holds of a tenant and of the given keys.
+func (w *fixture) known(slug string, keys ...string) string {
 	w.t.Helper()
 	var b strings.Builder
 	show := func(v any, err error) {
@@ -22,7 +23,7 @@ func (w *world) known(slug string, keys ...string) string {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		text := must[[]byte](w.t)(json.Marshal(v))
+		text := testkit.Must[[]byte](w.t)(json.Marshal(v))
 		b.Write(text)
 	}
 	err := w.store.View(ctx, func(tx management.Tx) error {
@@ -52,7 +53,7 @@ func (w *world) known(slug string, keys ...string) string {
 }
 
 func TestEraseTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	const person, address = "mallory", "203.0.113.7"
 	by := management.Actor{Name: person, IP: address, Via: "api"}
 	_, err := w.CreateTenant(ctx, by, "", "acme", management.TenantFields{
@@ -66,7 +67,7 @@ func TestEraseTenant(t *testing.T) {
 	}
 	var ids []string
 	for i := range 2 {
-		k := must[management.IssuedKey](t)(w.CreateKey(ctx, by, "", "acme", management.KeyFields{
+		k := testkit.Must[management.IssuedKey](t)(w.CreateKey(ctx, by, "", "acme", management.KeyFields{
 			Name: management.Some(person), Description: management.Some(person), AllowedIPs: management.Some([]string{address}),
 			Metadata: management.Some(json.RawMessage(`{"mail":"` + person + `"}`))}))
 		ids = append(ids, k.ID)
@@ -76,7 +77,7 @@ func TestEraseTenant(t *testing.T) {
 		}
 		remember(w, k.ID, int64(i+1), person)
 	}
-	must[management.Receipt](t)(w.RevokeKey(ctx, by, "", ids[0]))
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, by, "", ids[0]))
 	other := w.tenant("other", "pro")
 	before := w.known("acme", ids...)
 	for _, what := range []string{person, address} {
@@ -85,11 +86,12 @@ func TestEraseTenant(t *testing.T) {
 		}
 	}
 
-	wantRefused(t, w.EraseTenant(ctx, ada, "", "acme", false, nil), 409, "tenant_has_keys")
+	wantError(t, w.EraseTenant(ctx, ada, "", "acme", false, nil), 409, "tenant_has_keys")
 	if err := w.EraseTenant(ctx, ada, "", "acme", true, nil); err != nil {
 		t.Fatal(err)
 	}
-	// What a node has still to write comes too late.
+	// A node may still hold a last use that it writes after the erasure. The store must discard
+	// it.
 	for i, id := range ids {
 		late := &gateway.Flush{At: time.Now(), Touches: []gateway.Touch{{KeyID: id, At: time.Now(), IP: address}}}
 		if err := w.store.WriteFlush(ctx, "n1", late); err != nil {
@@ -109,16 +111,16 @@ func TestEraseTenant(t *testing.T) {
 		}
 	}
 	w.wantIntact(-1)
-	if got := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", other.Slug)); got.Plan != other.Plan {
+	if got := testkit.Must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", other.Slug)); got.Plan != other.Plan {
 		t.Errorf("another tenant is %+v", got)
 	}
 	_, err = w.Tenant(ctx, ada, "", "acme")
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 404, "not_found")
 }
 
-// A tenant that was deleted without it can be erased later.
+// TestEraseDeletedTenant erases a tenant that was deleted without erasure.
 func TestEraseDeletedTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	if err := w.DeleteTenant(ctx, ada, "", "acme", false, nil); err != nil {
 		t.Fatal(err)
@@ -126,19 +128,20 @@ func TestEraseDeletedTenant(t *testing.T) {
 	eve := management.Actor{Name: "eve", Via: "api"}
 	confined := eve
 	confined.Tenant = "acme"
-	wantRefused(t, w.EraseTenant(ctx, confined, "", "acme", false, nil), 404, "not_found")
+	wantError(t, w.EraseTenant(ctx, confined, "", "acme", false, nil), 404, "not_found")
 	if err := w.EraseTenant(ctx, eve, "", "acme", false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if known := w.known("acme"); strings.Contains(known, `"ada"`) || !strings.Contains(known, "eve") {
 		t.Errorf("after erasing, this is known: %s", known)
 	}
-	wantRefused(t, w.EraseTenant(ctx, eve, "", "nobody", false, nil), 404, "not_found")
+	wantError(t, w.EraseTenant(ctx, eve, "", "missing", false, nil), 404, "not_found")
 	w.wantIntact(3)
 }
 
-// remember writes a request of a key, seq'th of its writer.
-func remember(w *world, key string, seq int64, what string) {
+// remember stores a last request of a key. seq is the number of the batch, and what the request's
+// content.
+func remember(w *fixture, key string, seq int64, what string) {
 	w.t.Helper()
 	err := w.store.WriteUsage(ctx, &usage.Batch{Writer: "w", Seq: seq, Node: "n1", Until: time.Now(), Chunks: []usage.Chunk{{
 		Keyspace: "default", Key: key, Newest: time.Now(), Expires: time.Now().Add(time.Hour), Count: 1, Keep: 10,

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -22,18 +23,18 @@ import (
 
 const theirPepper = "pepper of the former system"
 
-// accepting makes a configuration in which keys that begin with old_ are judged too.
-func (w *world) accepting(peppers ...string) {
+// accepting activates a configuration that also accepts keys that begin with old_.
+func (w *fixture) accepting(peppers ...string) {
 	w.t.Helper()
 	w.configure("free", 3, "free")
-	hasher := must[*apikey.Hasher](w.t)(apikey.NewHasher(peppers...))
-	hasher = must[*apikey.Hasher](w.t)(hasher.WithImportPeppers(theirPepper))
+	hasher := testkit.Must[*apikey.Hasher](w.t)(apikey.NewHasher(peppers...))
+	hasher = testkit.Must[*apikey.Hasher](w.t)(hasher.WithImportPeppers(theirPepper))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []*gateway.Keyspace
 	for _, ks := range w.view.Keyspaces {
 		if ks.Name == "default" {
-			ks.Grammar = must[*apikey.Grammar](w.t)(apikey.NewGrammar([]apikey.Prefix{
+			ks.Grammar = testkit.Must[*apikey.Grammar](w.t)(apikey.NewGrammar([]apikey.Prefix{
 				{Value: "kg_live_", Environment: "live"}, {Value: "kg_test_", Environment: "test"},
 			}, apikey.Format{}, []apikey.Accept{{Name: "legacy", Prefix: "old_", MinLength: 20, MaxLength: 40}}))
 		}
@@ -42,9 +43,9 @@ func (w *world) accepting(peppers ...string) {
 	w.view = gateway.NewView(hasher, all...)
 }
 
-func (w *world) importRows(rows ...importer.Row) importer.Report {
+func (w *fixture) importRows(rows ...importer.Row) importer.Report {
 	w.t.Helper()
-	r := must[importer.Report](w.t)(importer.Import(ctx, w.Manager, ada, "", rows, importer.Options{}))
+	r := testkit.Must[importer.Report](w.t)(importer.Import(ctx, w.Manager, ada, "", rows, importer.Options{}))
 	if len(r.Data) != len(rows) || r.Created+r.Unchanged+r.Rejected != len(rows) {
 		w.t.Errorf("report of %d rows: %+v", len(rows), r)
 	}
@@ -55,7 +56,7 @@ func oldKey(i int) string {
 	return fmt.Sprintf("old_%04dabcdefghijklmnopqrs", i)
 }
 
-// hashedRow returns the row of a key as another system may have kept it.
+// hashedRow returns the import row of a key whose hash another system has stored.
 func hashedRow(t testing.TB, tenant, key, algorithm string) importer.Row {
 	t.Helper()
 	row := importer.Row{Tenant: tenant, Algorithm: management.Some(algorithm), Prefix: management.Some(key[:12])}
@@ -71,7 +72,7 @@ func hashedRow(t testing.TB, tenant, key, algorithm string) importer.Row {
 		mac.Write([]byte(key))
 		row.Hash = management.Some(hex.EncodeToString(mac.Sum(nil)))
 	case "bcrypt":
-		row.Hash = management.Some(string(must[[]byte](t)(bcrypt.GenerateFromPassword([]byte(key), bcrypt.MinCost))))
+		row.Hash = management.Some(string(testkit.Must[[]byte](t)(bcrypt.GenerateFromPassword([]byte(key), bcrypt.MinCost))))
 	default:
 		t.Fatal(algorithm)
 	}
@@ -84,18 +85,19 @@ func plainRow(tenant, key string) importer.Row {
 
 var algorithms = []string{"sha256", "sha512", "hmac-sha256", "bcrypt"}
 
-// A key shows its real beginning and end from its first use on: one that was imported as a hash
-// without either, and one of which other characters were stored.
+// TestKeyShowsItsEndsOnceUsed proves that a record shows the real beginning and end of a key after
+// its first use. Before that, an imported hash may have neither, and an older version stored other
+// characters.
 func TestKeyShowsItsEndsOnceUsed(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.accepting()
 	w.tenant("acme", "business")
 	grammar := w.current().Keyspaces["default"].Grammar
-	full := must[string](t)(grammar.Generate("live"))
+	full := testkit.Must[string](t)(grammar.Generate("live"))
 	row := hashedRow(t, "acme", full, "sha256")
 	row.Prefix = management.Optional[string]{}
 	imported := *w.importRows(row).Data[0].ID
-	issued := must[management.IssuedKey](t)(w.CreateKey(ctx, ada, "", "acme", management.KeyFields{Name: management.Some("ci")}))
+	issued := testkit.Must[management.IssuedKey](t)(w.CreateKey(ctx, ada, "", "acme", management.KeyFields{Name: management.Some("ci")}))
 	if !strings.HasSuffix(issued.Key, issued.LastFour) || len(issued.LastFour) != 4 {
 		t.Errorf("%s ends in %s", issued.Key, issued.LastFour)
 	}
@@ -104,29 +106,25 @@ func TestKeyShowsItsEndsOnceUsed(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		secrets[0].LastFour = issued.Key[len(issued.Key)-10 : len(issued.Key)-6] // as 0.1.0 stored it
+		secrets[0].LastFour = issued.Key[len(issued.Key)-10 : len(issued.Key)-6] // Version 0.1.0 stored these characters.
 		return tx.UpdateSecret(secrets[0])
 	}); err != nil {
 		t.Fatal(err)
 	}
 	for id, key := range map[string]string{imported: full, issued.ID: issued.Key} {
-		w.wantJudged(key, gateway.Allowed)
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			k := must[management.KeyRecord](t)(w.Key(ctx, ada, "", id))
-			if k.KeyPrefix == key[:12] && k.LastFour == key[len(key)-4:] && k.Secrets[0].LastFour == k.LastFour {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s shows %s…%s", key, k.KeyPrefix, k.LastFour)
-			}
-		}
+		w.wantReason(key, gateway.Allowed)
+		testkit.Eventually(t, "the ends of "+key, func() bool {
+			k := testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", id))
+			return k.KeyPrefix == key[:12] && k.LastFour == key[len(key)-4:] && k.Secrets[0].LastFour == k.LastFour
+		})
 	}
-	w.wantIntact(3) // a tenant and two keys: what is shown is no event
+	w.wantIntact(3) // The chain has an event for the tenant and one for each key. The corrected ends have none.
 }
 
-// A hash whose key would be rejected for its shape is refused, unless that is wanted.
+// TestImportOfUnknownShape proves that an import rejects a hash if the gateway would reject its
+// key for its shape, unless the options allow it.
 func TestImportOfUnknownShape(t *testing.T) {
-	w := newWorld(t) // takes kg_live_ and kg_test_ alone
+	w := newFixture(t) // The configuration accepts only keys that begin with kg_live_ or kg_test_.
 	w.tenant("acme", "business")
 	bare, stated := hashedRow(t, "acme", oldKey(0), "sha256"), hashedRow(t, "acme", oldKey(1), "sha256")
 	bare.Prefix = management.Optional[string]{}
@@ -136,14 +134,14 @@ func TestImportOfUnknownShape(t *testing.T) {
 		len(r.AcceptedShapes) != 2 || r.AcceptedShapes[0] != "kg_live_ and 32 characters of base62" {
 		t.Errorf("report %+v", r)
 	}
-	r = must[importer.Report](t)(importer.Import(ctx, w.Manager, ada, "", []importer.Row{bare, stated}, importer.Options{AllowUnknownShape: true}))
+	r = testkit.Must[importer.Report](t)(importer.Import(ctx, w.Manager, ada, "", []importer.Row{bare, stated}, importer.Options{AllowUnknownShape: true}))
 	if r.Created != 2 {
 		t.Errorf("where it is wanted: %+v", r)
 	}
-	w.wantJudged(oldKey(0), gateway.MalformedKey)
+	w.wantReason(oldKey(0), gateway.MalformedKey)
 	w.accepting()
 	for i := range 2 {
-		w.wantJudged(oldKey(i), gateway.Allowed)
+		w.wantReason(oldKey(i), gateway.Allowed)
 	}
 	bare = hashedRow(t, "acme", oldKey(2), "sha256")
 	bare.Prefix = management.Optional[string]{}
@@ -152,12 +150,12 @@ func TestImportOfUnknownShape(t *testing.T) {
 	}
 }
 
-// A key that was imported in any form is judged, is then stored in the primary form,
-// and importing it again changes nothing, before and after.
-func TestImportIsJudgedAndRehashed(t *testing.T) {
+// TestImportIsCheckedAndRehashed proves that a key that was imported in any form is accepted, and
+// is then stored in the primary form. Importing it again changes nothing, before and after that.
+func TestImportIsCheckedAndRehashed(t *testing.T) {
 	for _, peppers := range [][]string{nil, {"a pepper of our own"}} {
 		t.Run(fmt.Sprint(len(peppers), " peppers"), func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			w.accepting(peppers...)
 			w.tenant("acme", "business")
 			rows := []importer.Row{plainRow("acme", oldKey(0))}
@@ -172,24 +170,19 @@ func TestImportIsJudgedAndRehashed(t *testing.T) {
 				t.Errorf("again: %+v", again)
 			}
 			for i := range rows {
-				w.wantJudged(oldKey(i), gateway.Allowed)
-				w.wantJudged(strings.ToUpper(oldKey(i)[:8])+oldKey(i)[8:], gateway.MalformedKey)
-				w.wantJudged(oldKey(i)[:len(oldKey(i))-1]+"X", gateway.InvalidKey)
+				w.wantReason(oldKey(i), gateway.Allowed)
+				w.wantReason(strings.ToUpper(oldKey(i)[:8])+oldKey(i)[8:], gateway.MalformedKey)
+				w.wantReason(oldKey(i)[:len(oldKey(i))-1]+"X", gateway.InvalidKey)
 			}
-			// Flushed beside requests, so it may take a moment.
+			// A goroutine stores the primary form after the request.
 			hasher := w.current().Hasher
 			for i := range rows {
-				for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-					primary := apikey.Candidate{Algorithm: hasher.PrimaryAlgorithm(), Digest: hasher.Primary(oldKey(i))}
+				primary := apikey.Candidate{Algorithm: hasher.PrimaryAlgorithm(), Digest: hasher.Primary(oldKey(i))}
+				testkit.Eventually(t, fmt.Sprintf("the primary form of row %d", i), func() bool {
 					rec, err := w.store.Lookup(ctx, "default", []apikey.Candidate{primary})
-					if err == nil && rec.Secret.Algorithm == primary.Algorithm {
-						break
-					}
-					if time.Now().After(deadline) {
-						t.Fatalf("row %d was not rehashed: %v", i, err)
-					}
-				}
-				w.wantJudged(oldKey(i), gateway.Allowed)
+					return err == nil && rec.Secret.Algorithm == primary.Algorithm
+				})
+				w.wantReason(oldKey(i), gateway.Allowed)
 			}
 			if again := w.importRows(rows...); again.Unchanged != len(rows) {
 				t.Errorf("after rehashing: %+v", again)
@@ -199,7 +192,7 @@ func TestImportIsJudgedAndRehashed(t *testing.T) {
 				if err := w.DeleteKey(ctx, ada, "", *r.Data[i].ID, nil); err != nil {
 					t.Fatal(err)
 				}
-				w.wantJudged(oldKey(i), gateway.InvalidKey)
+				w.wantReason(oldKey(i), gateway.InvalidKey)
 				if again := w.importRows(row); again.Rejected != 1 || again.Data[0].Code != importer.CodeKeyTaken {
 					t.Errorf("a deleted key: %+v", again)
 				}
@@ -208,11 +201,12 @@ func TestImportIsJudgedAndRehashed(t *testing.T) {
 	}
 }
 
-// The rules of new keys hold for imported ones; what is refused is so alone.
+// TestImportRules proves that the rules of new keys hold for imported ones, and that a rejected
+// row does not reject the others.
 func TestImportRules(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.accepting()
-	w.tenant("acme", "free") // three keys, scope free
+	w.tenant("acme", "free") // The plan free allows three active keys and the scope free.
 	w.tenant("other", "business")
 	w.importRows(plainRow("other", oldKey(900)))
 	past := time.Now().Add(-time.Hour)
@@ -227,7 +221,7 @@ func TestImportRules(t *testing.T) {
 		pointer string
 		detail  string
 	}{
-		{"unknown tenant", plainRow("nobody", oldKey(1)), "/tenant", "no such tenant"},
+		{"unknown tenant", plainRow("missing", oldKey(1)), "/tenant", "no such tenant"},
 		{"no shape", plainRow("acme", "new_0123456789012345678901"), "/key", "accept legacy"},
 		{"bad checksum", plainRow("acme", "kg_live_"+strings.Repeat("a", 32)), "/key", "prefix kg_live_"},
 		{"key and hash", row(1, func(r *importer.Row) { r.Hash = management.Some("x") }), "/key", "either"},
@@ -265,12 +259,12 @@ func TestImportRules(t *testing.T) {
 			}
 			for _, secret := range []string{oldKey(1), oldKey(900), tc.row.Hash.Value} {
 				if len(secret) > 10 && strings.Contains(text, secret) {
-					t.Errorf("the refusal holds the secret: %q", text)
+					t.Errorf("the error holds the secret: %q", text)
 				}
 			}
 		})
 	}
-	// Five active ones are two too many; others don't count.
+	// The plan allows three active keys, so two of five are rejected. Inactive keys don't count.
 	r := w.importRows(
 		row(1, func(r *importer.Row) { r.Disabled = management.Some(true) }),
 		row(2, func(r *importer.Row) { r.Revoked = management.Some(true) }),
@@ -282,25 +276,25 @@ func TestImportRules(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for i, want := range []gateway.Reason{gateway.DisabledKey, gateway.RevokedKey, gateway.ExpiredKey, gateway.Allowed, gateway.Allowed, gateway.Allowed, gateway.InvalidKey} {
-		w.wantJudged(oldKey(i+1), want)
+		w.wantReason(oldKey(i+1), want)
 	}
 	w.wantIntact(2 + 1 + 6)
-	k := must[management.KeyRecord](t)(w.Key(ctx, ada, "", *r.Data[3].ID))
+	k := testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", *r.Data[3].ID))
 	if !k.CreatedAt.Equal(past.UTC().Truncate(time.Microsecond)) || k.Name != "imported" || k.KeyPrefix != "old_000" || k.LastFour != "" {
 		t.Errorf("record %+v", k)
 	}
 	_, err := importer.Import(ctx, w.Manager, ada, "", make([]importer.Row, importer.MaxRows+1), importer.Options{})
-	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/keys")
+	wantError(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/keys")
 }
 
 func TestImportCreatesTenants(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.accepting()
 	w.tenant("gone", "free")
 	if err := w.DeleteTenant(ctx, ada, "", "gone", false, nil); err != nil {
 		t.Fatal(err)
 	}
-	r := must[importer.Report](t)(importer.Import(ctx, w.Manager, ada, "", []importer.Row{
+	r := testkit.Must[importer.Report](t)(importer.Import(ctx, w.Manager, ada, "", []importer.Row{
 		plainRow("a", oldKey(1)), plainRow("gone", oldKey(2)), plainRow("not/a/slug", oldKey(3)), plainRow("b", oldKey(4)),
 		plainRow("A", oldKey(5)), plainRow("c", "no shape"),
 	}, importer.Options{CreateTenants: true}))
@@ -308,23 +302,24 @@ func TestImportCreatesTenants(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for _, i := range []int{1, 4, 5} {
-		w.wantJudged(oldKey(i), gateway.Allowed)
+		w.wantReason(oldKey(i), gateway.Allowed)
 	}
 	if _, err := w.Tenant(ctx, ada, "", "c"); err == nil {
-		t.Error("a tenant was made for a row that was refused")
+		t.Error("a rejected row created a tenant")
 	}
 	w.wantIntact(2 + 2 + 3)
 	_, err := importer.Import(ctx, w.Manager, management.Actor{Name: "eve", Tenant: "a"}, "", []importer.Row{plainRow("b", oldKey(9))}, importer.Options{CreateTenants: true})
-	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
-	r = must[importer.Report](t)(importer.Import(ctx, w.Manager, management.Actor{Name: "eve", Tenant: "a"}, "", []importer.Row{plainRow("b", oldKey(9))}, importer.Options{}))
+	wantError(t, err, http.StatusForbidden, management.CodeInsufficientScope)
+	r = testkit.Must[importer.Report](t)(importer.Import(ctx, w.Manager, management.Actor{Name: "eve", Tenant: "a"}, "", []importer.Row{plainRow("b", oldKey(9))}, importer.Options{}))
 	if r.Rejected != 1 {
 		t.Errorf("another tenant's: %+v", r)
 	}
 }
 
-// More keys that begin alike than can be compared in time are refused at the import.
+// TestImportBcryptAlike proves that an import rejects a bcrypt key if too many others begin alike,
+// since comparing all of them would take too long.
 func TestImportBcryptAlike(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.accepting()
 	w.tenant("acme", "business")
 	var rows []importer.Row
@@ -335,14 +330,14 @@ func TestImportBcryptAlike(t *testing.T) {
 	if r.Created != gateway.MaxPerHint || r.Rejected != 1 {
 		t.Errorf("%+v", r)
 	}
-	w.wantJudged(fmt.Sprintf("old_0000aaaa%012d", gateway.MaxPerHint-1), gateway.Allowed)
-	w.wantJudged("old_0000aaaa999999999999", gateway.InvalidKey)
+	w.wantReason(fmt.Sprintf("old_0000aaaa%012d", gateway.MaxPerHint-1), gateway.Allowed)
+	w.wantReason("old_0000aaaa999999999999", gateway.InvalidKey)
 }
 
 func BenchmarkImport(b *testing.B) {
 	for _, algorithm := range []string{"sha256", "sha512"} {
 		b.Run(algorithm, func(b *testing.B) {
-			w := newWorld(b)
+			w := newFixture(b)
 			w.accepting()
 			for i := range 100 {
 				w.tenant(fmt.Sprintf("t%d", i), "business")

@@ -11,18 +11,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-type KeyFieldsOf = management.KeyFields
+type keyFields = management.KeyFields
 
 func TestKeyRecord(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	until := time.Now().Add(time.Hour)
-	k := w.key("Acme", func(f *KeyFieldsOf) {
+	k := w.key("Acme", func(f *keyFields) {
 		f.Description = some("for\nthe pipeline")
 		f.Scopes = some([]string{"free", "deployment", "free"})
 		f.Environment = some("test")
@@ -48,7 +49,7 @@ func TestKeyRecord(t *testing.T) {
 	if len(k.Secrets) != 1 || !strings.HasPrefix(k.Secrets[0].ID, "sec_") || k.Secrets[0].ExpiresAt != nil {
 		t.Errorf("secrets %+v", k.Secrets)
 	}
-	read, _ := json.Marshal(must[management.KeyRecord](t)(w.Key(ctx, ada, "", k.ID)))
+	read, _ := json.Marshal(testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", k.ID)))
 	made, _ := json.Marshal(k.KeyRecord)
 	if string(read) != string(made) {
 		t.Errorf("read\n %s, made\n %s", read, made)
@@ -62,232 +63,231 @@ func TestKeyRecord(t *testing.T) {
 			t.Errorf("the record lacks %s", field)
 		}
 	}
-	w.wantJudged(k.Key, gateway.CreditsExhausted) // allowed by all else
+	w.wantReason(k.Key, gateway.CreditsExhausted) // Every check passes but the one of credits, which the tenant has none of.
 }
 
-func TestKeyRefusals(t *testing.T) {
-	w := newWorld(t)
+func TestKeyErrors(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	for name, c := range map[string]struct {
-		in    KeyFieldsOf
+		in    keyFields
 		code  string
 		field string
 	}{
-		"no name":        {KeyFieldsOf{}, "invalid_field", "/name"},
-		"long name":      {KeyFieldsOf{Name: some(strings.Repeat("x", 101))}, "invalid_field", "/name"},
-		"control name":   {KeyFieldsOf{Name: some("a\r\nb")}, "invalid_field", "/name"},
-		"not UTF-8":      {KeyFieldsOf{Name: some("a\xff")}, "invalid_field", "/name"},
-		"description":    {KeyFieldsOf{Description: some("\x00")}, "invalid_field", "/description"},
-		"unknown scope":  {KeyFieldsOf{Scopes: some([]string{"free", "root"})}, "invalid_field", "/scopes/1"},
-		"scope over cap": {KeyFieldsOf{Scopes: some([]string{"admin"})}, "scope_not_allowed", "/scopes/0"},
-		"environment":    {KeyFieldsOf{Environment: some("prod")}, "invalid_field", "/environment"},
-		"past":           {KeyFieldsOf{ExpiresAt: some(time.Now().Add(-time.Second))}, "invalid_field", "/expires_at"},
-		"address":        {KeyFieldsOf{AllowedIPs: some([]string{"10.0.0.0/8", "10.0.0"})}, "invalid_field", "/allowed_ips/1"},
-		"zone":           {KeyFieldsOf{AllowedIPs: some([]string{"fe80::1%eth0"})}, "invalid_field", "/allowed_ips/0"},
-		"mapped block":   {KeyFieldsOf{AllowedIPs: some([]string{"::ffff:0:0/90"})}, "invalid_field", "/allowed_ips/0"},
-		"prefix length":  {KeyFieldsOf{AllowedIPs: some([]string{"10.0.0.0/33"})}, "invalid_field", "/allowed_ips/0"},
-		"rate":           {KeyFieldsOf{Rate: some("0/m")}, "invalid_field", "/rate"},
-		"tenant's rate":  {KeyFieldsOf{Rate: some("5/m per tenant")}, "invalid_field", "/rate"},
-		"many rates":     {KeyFieldsOf{Rate: some("1/s, 2/s, 3/s, 4/s, 5/s")}, "invalid_field", "/rate"},
-		"quota":          {KeyFieldsOf{Quota: some("-1/day")}, "invalid_field", "/quota"},
-		"credits limit":  {KeyFieldsOf{CreditsLimit: some(int64(-5))}, "invalid_field", "/credits_limit"},
-		"metadata":       {KeyFieldsOf{Metadata: some(json.RawMessage(`"x"`))}, "invalid_field", "/metadata"},
+		"no name":        {keyFields{}, "invalid_field", "/name"},
+		"long name":      {keyFields{Name: some(strings.Repeat("x", 101))}, "invalid_field", "/name"},
+		"control name":   {keyFields{Name: some("a\r\nb")}, "invalid_field", "/name"},
+		"not UTF-8":      {keyFields{Name: some("a\xff")}, "invalid_field", "/name"},
+		"description":    {keyFields{Description: some("\x00")}, "invalid_field", "/description"},
+		"unknown scope":  {keyFields{Scopes: some([]string{"free", "root"})}, "invalid_field", "/scopes/1"},
+		"scope over cap": {keyFields{Scopes: some([]string{"admin"})}, "scope_not_allowed", "/scopes/0"},
+		"environment":    {keyFields{Environment: some("prod")}, "invalid_field", "/environment"},
+		"past":           {keyFields{ExpiresAt: some(time.Now().Add(-time.Second))}, "invalid_field", "/expires_at"},
+		"address":        {keyFields{AllowedIPs: some([]string{"10.0.0.0/8", "10.0.0"})}, "invalid_field", "/allowed_ips/1"},
+		"zone":           {keyFields{AllowedIPs: some([]string{"fe80::1%eth0"})}, "invalid_field", "/allowed_ips/0"},
+		"mapped block":   {keyFields{AllowedIPs: some([]string{"::ffff:0:0/90"})}, "invalid_field", "/allowed_ips/0"},
+		"prefix length":  {keyFields{AllowedIPs: some([]string{"10.0.0.0/33"})}, "invalid_field", "/allowed_ips/0"},
+		"rate":           {keyFields{Rate: some("0/m")}, "invalid_field", "/rate"},
+		"tenant's rate":  {keyFields{Rate: some("5/m per tenant")}, "invalid_field", "/rate"},
+		"many rates":     {keyFields{Rate: some("1/s, 2/s, 3/s, 4/s, 5/s")}, "invalid_field", "/rate"},
+		"quota":          {keyFields{Quota: some("-1/day")}, "invalid_field", "/quota"},
+		"credits limit":  {keyFields{CreditsLimit: some(int64(-5))}, "invalid_field", "/credits_limit"},
+		"metadata":       {keyFields{Metadata: some(json.RawMessage(`"x"`))}, "invalid_field", "/metadata"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !c.in.Name.Set && c.field != "/name" {
 				c.in.Name = some("n")
 			}
 			_, err := w.CreateKey(ctx, ada, "", "acme", c.in)
-			wantRefused(t, err, 422, c.code, c.field)
+			wantError(t, err, 422, c.code, c.field)
 		})
 	}
 	w.wantIntact(1)
-	_, err := w.CreateKey(ctx, ada, "", "nobody", KeyFieldsOf{Name: some("n")})
-	wantRefused(t, err, 404, "not_found")
+	_, err := w.CreateKey(ctx, ada, "", "missing", keyFields{Name: some("n")})
+	wantError(t, err, 404, "not_found")
 	for _, id := range []string{"", "key_", "key_\x00", "key_01j00000000000000000000000", "KEY_01J00000000000000000000000", "../x"} {
 		_, err := w.Key(ctx, ada, "", id)
-		wantRefused(t, err, 404, "not_found")
+		wantError(t, err, 404, "not_found")
 	}
-	// Another keyspace's id does not exist in this one.
+	// A key's id is unknown in every other keyspace.
 	k := w.key("acme")
 	_, err = w.Key(ctx, ada, "other", k.ID)
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 404, "not_found")
 	_, err = w.RevokeKey(ctx, ada, "other", k.ID)
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 404, "not_found")
 }
 
 func TestScopesFollowThePlan(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "business")
 	all := w.key("acme")
 	if got := strings.Join(all.Scopes, " ") + "|" + strings.Join(all.EffectiveScopes, " "); got != "admin|admin deployment free" {
 		t.Errorf("default scopes %q", got)
 	}
-	must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Plan: some("pro")}, nil))
-	lower := must[management.KeyRecord](t)(w.Key(ctx, ada, "", all.ID))
+	testkit.Must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Plan: some("pro")}, nil))
+	lower := testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", all.ID))
 	if got := strings.Join(lower.Scopes, " ") + "|" + strings.Join(lower.EffectiveScopes, " "); got != "admin|deployment free" {
 		t.Errorf("scopes after the downgrade %q", got)
 	}
-	// A name can still be changed; the scope above the cap can't be chosen again.
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Name: some("renamed")}, nil))
-	_, err := w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Scopes: some([]string{"admin"})}, nil)
-	wantRefused(t, err, 422, "scope_not_allowed", "/scopes/0")
-	// A plan that vanished from the configuration gives nothing, and stops no renaming.
+	// The name of such a key can be changed. The scope that the new plan does not allow can't be
+	// chosen again.
+	testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("renamed")}, nil))
+	_, err := w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"admin"})}, nil)
+	wantError(t, err, 422, "scope_not_allowed", "/scopes/0")
+	// A key whose plan is missing from the configuration has no scopes, but can be renamed.
 	w.current().Keyspaces["default"].Plans["pro"], w.current().Keyspaces["default"].Plans["gone"] = nil, w.current().Keyspaces["default"].Plans["pro"]
-	if k := must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Name: some("again")}, nil)); len(k.EffectiveScopes) != 0 {
+	if k := testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("again")}, nil)); len(k.EffectiveScopes) != 0 {
 		t.Errorf("scopes of an unknown plan %v", k.EffectiveScopes)
 	}
-	_, err = w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Scopes: some([]string{"free"})}, nil)
-	wantRefused(t, err, 422, "plan_unknown")
-	_, err = w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})
-	wantRefused(t, err, 422, "plan_unknown")
+	_, err = w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"free"})}, nil)
+	wantError(t, err, 422, "plan_unknown")
+	_, err = w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
+	wantError(t, err, 422, "plan_unknown")
 	w.configure("free", 3, "free")
 	if k := w.key("acme"); strings.Join(k.Scopes, " ") != "deployment" {
 		t.Errorf("default scopes %v, want the plan's own", k.Scopes)
 	}
-	if k := w.key("acme", func(f *KeyFieldsOf) { f.Scopes = some([]string{}) }); len(k.Scopes)+len(k.EffectiveScopes) != 0 {
+	if k := w.key("acme", func(f *keyFields) { f.Scopes = some([]string{}) }); len(k.Scopes)+len(k.EffectiveScopes) != 0 {
 		t.Errorf("scopes %v, want none", k.Scopes)
 	}
 }
 
 func TestKeyStates(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	k := w.key("acme")
-	w.wantJudged(k.Key, gateway.Allowed)
-	r := must[management.Receipt](t)(w.DisableKey(ctx, ada, "", k.ID))
+	w.wantReason(k.Key, gateway.Allowed)
+	r := testkit.Must[management.Receipt](t)(w.DisableKey(ctx, ada, "", k.ID))
 	if !slices.Equal(r.Confirmed, []string{"n1"}) || len(r.Pending) != 0 || !r.Durable || r.Status != gateway.StatusDisabled {
 		t.Errorf("receipt %+v", r)
 	}
-	w.wantJudged(k.Key, gateway.DisabledKey)
-	must[management.Receipt](t)(w.DisableKey(ctx, ada, "", k.ID)) // again: no event
-	must[management.Receipt](t)(w.EnableKey(ctx, ada, "", k.ID))
-	w.wantJudged(k.Key, gateway.Allowed)
-	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
-	w.wantJudged(k.Key, gateway.RevokedKey)
-	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
+	w.wantReason(k.Key, gateway.DisabledKey)
+	testkit.Must[management.Receipt](t)(w.DisableKey(ctx, ada, "", k.ID)) // The second call changes nothing and appends no event.
+	testkit.Must[management.Receipt](t)(w.EnableKey(ctx, ada, "", k.ID))
+	w.wantReason(k.Key, gateway.Allowed)
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
+	w.wantReason(k.Key, gateway.RevokedKey)
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
 	w.wantIntact(5)
 	for what, err := range map[string]error{
 		"enable":  errOf(w.EnableKey(ctx, ada, "", k.ID)),
 		"disable": errOf(w.DisableKey(ctx, ada, "", k.ID)),
 		"rotate":  errOf(w.RotateKey(ctx, ada, "", k.ID, 0)),
-		"update":  errOf(w.UpdateKey(ctx, ada, "", k.ID, KeyFieldsOf{Name: some("x")}, nil)),
+		"update":  errOf(w.UpdateKey(ctx, ada, "", k.ID, keyFields{Name: some("x")}, nil)),
 	} {
-		t.Run(what, func(t *testing.T) { wantRefused(t, err, 409, "key_revoked") })
+		t.Run(what, func(t *testing.T) { wantError(t, err, 409, "key_revoked") })
 	}
-	w.wantJudged(k.Key, gateway.RevokedKey)
+	w.wantReason(k.Key, gateway.RevokedKey)
 	if err := w.DeleteKey(ctx, ada, "", k.ID, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.wantJudged(k.Key, gateway.InvalidKey)
-	wantRefused(t, w.DeleteKey(ctx, ada, "", k.ID, nil), 404, "not_found")
+	w.wantReason(k.Key, gateway.InvalidKey)
+	wantError(t, w.DeleteKey(ctx, ada, "", k.ID, nil), 404, "not_found")
 }
 
 func errOf[T any](_ T, err error) error { return err }
 
 func TestRotate(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	first := w.key("acme")
-	w.wantJudged(first.Key, gateway.Allowed)
+	w.wantReason(first.Key, gateway.Allowed)
 
-	second := must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, time.Hour))
+	second := testkit.Must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, time.Hour))
 	if second.ID != first.ID || second.Key == first.Key || !slices.Equal(second.Scopes, first.Scopes) || second.LastFour == first.LastFour {
 		t.Errorf("rotated into %+v", second.KeyRecord)
 	}
-	w.wantJudged(first.Key, gateway.Allowed)
-	w.wantJudged(second.Key, gateway.Allowed)
+	w.wantReason(first.Key, gateway.Allowed)
+	w.wantReason(second.Key, gateway.Allowed)
 
-	// A second rotation ends the older grace: two secrets at the most.
-	if now := must[management.KeyRecord](t)(w.Key(ctx, ada, "", first.ID)); now.Version != second.Version {
+	// A second rotation ends the grace of the first, so that at most two secrets are valid.
+	if now := testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", first.ID)); now.Version != second.Version {
 		t.Errorf("version %d read, %d returned", now.Version, second.Version)
 	}
-	third := must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, time.Hour))
-	if r := w.judge(first.Key); r == gateway.Allowed {
+	third := testkit.Must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, time.Hour))
+	if r := w.check(first.Key); r == gateway.Allowed {
 		t.Error("the oldest of three secrets is still valid")
 	}
-	w.wantJudged(second.Key, gateway.Allowed)
-	w.wantJudged(third.Key, gateway.Allowed)
+	w.wantReason(second.Key, gateway.Allowed)
+	w.wantReason(third.Key, gateway.Allowed)
 	if len(third.Secrets) != 3 || third.Secrets[0].ExpiresAt != nil || third.Secrets[1].ExpiresAt == nil {
 		t.Errorf("secrets %+v", third.Secrets)
 	}
 
-	fourth := must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, 0))
+	fourth := testkit.Must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, 0))
 	for _, old := range []string{first.Key, second.Key, third.Key} {
-		if w.judge(old) == gateway.Allowed {
+		if w.check(old) == gateway.Allowed {
 			t.Error("a secret outlived a rotation without grace")
 		}
 	}
-	w.wantJudged(fourth.Key, gateway.Allowed)
+	w.wantReason(fourth.Key, gateway.Allowed)
 	for _, grace := range []time.Duration{-1, management.MaxGrace + 1} {
 		_, err := w.RotateKey(ctx, ada, "", first.ID, grace)
-		wantRefused(t, err, 422, "invalid_field", "/grace")
+		wantError(t, err, 422, "invalid_field", "/grace")
 	}
 	w.wantIntact(5)
 }
 
-func TestCap(t *testing.T) {
-	w := newWorld(t)
+func TestKeyLimit(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free") // three keys
 	a, b := w.key("acme"), w.key("acme")
-	soon := w.key("acme", func(f *KeyFieldsOf) { f.ExpiresAt = some(time.Now().Add(time.Minute)) })
+	soon := w.key("acme", func(f *keyFields) { f.ExpiresAt = some(time.Now().Add(time.Minute)) })
 	full := func(what string, err error) {
 		t.Helper()
 		if err == nil {
 			t.Fatalf("%s over the cap", what)
 		}
-		wantRefused(t, err, 409, "key_limit_reached")
+		wantError(t, err, 409, "key_limit_reached")
 	}
-	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})))
-	must[management.Receipt](t)(w.DisableKey(ctx, ada, "", a.ID))
+	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})))
+	testkit.Must[management.Receipt](t)(w.DisableKey(ctx, ada, "", a.ID))
 	c := w.key("acme")
 	full("enabled", errOf(w.EnableKey(ctx, ada, "", a.ID)))
-	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", c.ID))
-	must[management.Receipt](t)(w.EnableKey(ctx, ada, "", a.ID))
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", c.ID))
+	testkit.Must[management.Receipt](t)(w.EnableKey(ctx, ada, "", a.ID))
 
-	// An expired key does not count, and prolonging it does.
-	w.mu.Lock()
-	w.ahead = 2 * time.Minute
-	w.mu.Unlock()
+	// An expired key does not count. A later expiry makes it count again.
+	w.clock.Advance(2 * time.Minute)
 	d := w.key("acme")
-	full("prolonged", errOf(w.UpdateKey(ctx, ada, "", soon.ID, KeyFieldsOf{ExpiresAt: management.Null[time.Time]()}, nil)))
+	full("prolonged", errOf(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil)))
 	if err := w.DeleteKey(ctx, ada, "", b.ID, nil); err != nil {
 		t.Fatal(err)
 	}
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", soon.ID, KeyFieldsOf{ExpiresAt: management.Null[time.Time]()}, nil))
+	testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil))
 
-	// After a downgrade existing keys go on.
+	// After a downgrade the existing keys stay active.
 	w.configure("free", 1, "free")
-	w.wantJudged(d.Key, gateway.Allowed)
-	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})))
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", d.ID, KeyFieldsOf{Name: some("renamed")}, nil))
-	if r := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 3 || *r.MaxKeys != 1 {
+	w.wantReason(d.Key, gateway.Allowed)
+	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})))
+	testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", d.ID, keyFields{Name: some("renamed")}, nil))
+	if r := testkit.Must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 3 || *r.MaxKeys != 1 {
 		t.Errorf("%d active keys of %d, want 3 of 1", r.KeysActive, *r.MaxKeys)
 	}
 }
 
 func TestKeyPages(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.tenant("b", "pro")
 	var ids []string
 	for i := range 5 {
-		ids = append(ids, w.key("acme", func(f *KeyFieldsOf) { f.Name = some(fmt.Sprint(i)) }).ID)
+		ids = append(ids, w.key("acme", func(f *keyFields) { f.Name = some(fmt.Sprint(i)) }).ID)
 	}
 	if !slices.IsSorted(ids) {
 		t.Error("ids do not rise")
 	}
 	w.key("b")
-	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", ids[2]))
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", ids[2]))
 	slices.Reverse(ids)
 
 	var got []string
 	for cursor := ""; ; {
-		p := must[management.Page[management.KeyRecord]](t)(w.TenantKeys(ctx, ada, "", "ACME", management.KeyFilter{PageQuery: management.PageQuery{Limit: 2, Cursor: cursor}}))
+		p := testkit.Must[management.Page[management.KeyRecord]](t)(w.TenantKeys(ctx, ada, "", "ACME", management.KeyFilter{PageQuery: management.PageQuery{Limit: 2, Cursor: cursor}}))
 		for _, k := range p.Data {
 			got = append(got, k.ID)
 		}
-		w.key("acme") // a newer one does not shift what follows
+		w.key("acme") // A newer key does not shift the next page.
 		if p.NextCursor == nil {
 			break
 		}
@@ -302,24 +302,24 @@ func TestKeyPages(t *testing.T) {
 	}{
 		{management.KeyFilter{Status: gateway.StatusRevoked}, 1},
 		{management.KeyFilter{Tenant: "B"}, 1},
-		{management.KeyFilter{Tenant: "nobody"}, 0},
+		{management.KeyFilter{Tenant: "missing"}, 0},
 		{management.KeyFilter{Prefix: "kg_live_"}, 9},
 		{management.KeyFilter{Prefix: "%"}, 0},
 	} {
-		p := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", c.q))
+		p := testkit.Must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", c.q))
 		if len(p.Data) != c.want {
 			t.Errorf("%+v lists %d keys, want %d", c.q, len(p.Data), c.want)
 		}
 	}
 	_, err := w.Keys(ctx, ada, "", management.KeyFilter{Status: "gone"})
-	wantRefused(t, err, 422, "invalid_field")
-	_, err = w.TenantKeys(ctx, ada, "", "nobody", management.KeyFilter{})
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 422, "invalid_field")
+	_, err = w.TenantKeys(ctx, ada, "", "missing", management.KeyFilter{})
+	wantError(t, err, 404, "not_found")
 }
 
-// An actor confined to a tenant can't learn that another exists.
+// TestConfinedActor proves that an actor of one tenant can't learn whether another tenant exists.
 func TestConfinedActor(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	w.tenant("b", "free")
 	own, foreign := w.key("acme"), w.key("b")
@@ -329,26 +329,26 @@ func TestConfinedActor(t *testing.T) {
 		"key":     errOf(w.Key(ctx, bob, "", foreign.ID)),
 		"revoke":  errOf(w.RevokeKey(ctx, bob, "", foreign.ID)),
 		"rotate":  errOf(w.RotateKey(ctx, bob, "", foreign.ID, 0)),
-		"create":  errOf(w.CreateKey(ctx, bob, "", "b", KeyFieldsOf{Name: some("n")})),
+		"create":  errOf(w.CreateKey(ctx, bob, "", "b", keyFields{Name: some("n")})),
 		"keys":    errOf(w.TenantKeys(ctx, bob, "", "b", management.KeyFilter{})),
 		"credits": errOf(w.Credits(ctx, bob, "", "b", management.PageQuery{})),
 		"spend":   errOf(w.SpendCredits(ctx, bob, "", "b", 1, "")),
 		"delete":  w.DeleteTenant(ctx, bob, "", "b", true, nil),
 	} {
-		t.Run(what, func(t *testing.T) { wantRefused(t, err, 404, "not_found") })
+		t.Run(what, func(t *testing.T) { wantError(t, err, 404, "not_found") })
 	}
-	must[management.KeyRecord](t)(w.Key(ctx, bob, "", own.ID))
-	if p := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, bob, "", management.KeyFilter{})); len(p.Data) != 1 {
+	testkit.Must[management.KeyRecord](t)(w.Key(ctx, bob, "", own.ID))
+	if p := testkit.Must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, bob, "", management.KeyFilter{})); len(p.Data) != 1 {
 		t.Errorf("%d keys listed, want 1", len(p.Data))
 	}
-	if p := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, bob, "", management.KeyFilter{Tenant: "b"})); len(p.Data) != 0 {
+	if p := testkit.Must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, bob, "", management.KeyFilter{Tenant: "b"})); len(p.Data) != 0 {
 		t.Errorf("%d foreign keys listed", len(p.Data))
 	}
-	if p := must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, bob, "", management.TenantFilter{})); len(p.Data) != 1 {
+	if p := testkit.Must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, bob, "", management.TenantFilter{})); len(p.Data) != 1 {
 		t.Errorf("%d tenants listed, want 1", len(p.Data))
 	}
 	for _, q := range []management.AuditFilter{{}, {Tenant: "b"}, {Key: foreign.ID}} {
-		for _, e := range must[management.Page[audit.Record]](t)(w.Audit(ctx, bob, "", q)).Data {
+		for _, e := range testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, bob, "", q)).Data {
 			if e.Tenant == nil || *e.Tenant != "acme" {
 				t.Errorf("%+v lists %+v", q, e)
 			}
@@ -357,34 +357,34 @@ func TestConfinedActor(t *testing.T) {
 }
 
 func TestRacingCreations(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.configure("free", 10, "free")
 	w.tenant("acme", "free")
-	var made, refused atomic.Int64
+	var made, rejected atomic.Int64
 	race(t, 1000, 1, func(int) error {
-		_, err := w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})
+		_, err := w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
 		var e *management.Error
 		switch {
 		case err == nil:
 			made.Add(1)
 		case errors.As(err, &e) && e.Code == "key_limit_reached":
-			refused.Add(1)
+			rejected.Add(1)
 		default:
 			return err
 		}
 		return nil
 	})
-	if made.Load() != 10 || refused.Load() != 990 {
-		t.Errorf("%d made, %d refused, want 10 and 990", made.Load(), refused.Load())
+	if made.Load() != 10 || rejected.Load() != 990 {
+		t.Errorf("%d created, %d rejected, want 10 and 990", made.Load(), rejected.Load())
 	}
-	if r := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 10 {
+	if r := testkit.Must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 10 {
 		t.Errorf("%d active keys, want 10", r.KeysActive)
 	}
 	w.wantIntact(11)
 }
 
 func TestRacingStates(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	k := w.key("acme")
 	var mu sync.Mutex
@@ -406,7 +406,7 @@ func TestRacingStates(t *testing.T) {
 				mu.Unlock()
 			}
 		default:
-			w.judge(k.Key)
+			w.check(k.Key)
 		}
 		var e *management.Error
 		if errors.As(err, &e) && e.Code == "key_revoked" {
@@ -414,13 +414,13 @@ func TestRacingStates(t *testing.T) {
 		}
 		return err
 	})
-	r := must[management.KeyRecord](t)(w.Key(ctx, ada, "", k.ID))
+	r := testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", k.ID))
 	if r.Status != gateway.StatusRevoked {
 		t.Errorf("status %s, want revoked", r.Status)
 	}
 	valid := 0
 	for _, s := range r.Secrets {
-		if s.ExpiresAt == nil || s.ExpiresAt.After(w.now()) {
+		if s.ExpiresAt == nil || s.ExpiresAt.After(w.clock.Now()) {
 			valid++
 		}
 	}
@@ -428,23 +428,24 @@ func TestRacingStates(t *testing.T) {
 		t.Errorf("%d secrets have not ended, want at most 2", valid)
 	}
 	for _, full := range issued {
-		if got := w.judge(full); got == gateway.Allowed {
+		if got := w.check(full); got == gateway.Allowed {
 			t.Error("a secret of the revoked key passes")
 		}
 	}
 	w.wantIntact(-1)
 }
 
-// A thousand revocations and rotations at once, of a few keys: each key ends revoked, once, with as
-// many secrets as were issued, none of which passes.
+// TestRacingRevocations makes a thousand revocations and rotations of a few keys at the same time.
+// Each key is revoked once in the end, and has one secret for each rotation, none of which is
+// accepted.
 func TestRacingRevocations(t *testing.T) {
 	const keys, calls = 10, 1000
-	w := newWorld(t)
+	w := newFixture(t)
 	w.configure("free", keys, "free")
 	w.tenant("acme", "free")
 	ids := make([]string, keys)
 	var mu sync.Mutex
-	issued := map[string][]string{} // by key: what rotations returned
+	issued := map[string][]string{} // issued holds the full keys that rotations returned, by key.
 	for i := range ids {
 		k := w.key("acme")
 		ids[i], issued[k.ID] = k.ID, []string{k.Key}
@@ -467,13 +468,13 @@ func TestRacingRevocations(t *testing.T) {
 	})
 	events := int64(1 + keys)
 	for _, id := range ids {
-		k := must[management.KeyRecord](t)(w.Key(ctx, ada, "", id))
+		k := testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", id))
 		if k.Status != gateway.StatusRevoked || len(k.Secrets) != len(issued[id]) {
 			t.Errorf("%s is %s and has %d secrets, of %d issued", id, k.Status, len(k.Secrets), len(issued[id]))
 		}
 		valid := 0
 		for _, s := range k.Secrets {
-			if s.ExpiresAt == nil || s.ExpiresAt.After(w.now()) {
+			if s.ExpiresAt == nil || s.ExpiresAt.After(w.clock.Now()) {
 				valid++
 			}
 		}
@@ -482,7 +483,7 @@ func TestRacingRevocations(t *testing.T) {
 		}
 		current := false
 		for _, full := range issued[id] {
-			w.wantJudged(full, gateway.RevokedKey)
+			w.wantReason(full, gateway.RevokedKey)
 			current = current || strings.HasPrefix(full, k.KeyPrefix) && strings.Contains(full, k.LastFour)
 		}
 		if !current {
@@ -490,7 +491,7 @@ func TestRacingRevocations(t *testing.T) {
 		}
 		done := map[string]int{}
 		for cursor := ""; ; {
-			page := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{
+			page := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{
 				Key: id, PageQuery: management.PageQuery{Limit: 100, Cursor: cursor}}))
 			for _, e := range page.Data {
 				done[e.Action]++
@@ -508,7 +509,8 @@ func TestRacingRevocations(t *testing.T) {
 	w.wantIntact(events - keys)
 }
 
-// race runs f with each of callers×each numbers, from so many goroutines.
+// race calls f with callers×each numbers from as many goroutines as callers, each of which makes
+// each calls.
 func race(t *testing.T, callers, each int, f func(int) error) {
 	t.Helper()
 	var wg sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
@@ -14,7 +15,7 @@ import (
 func reach(t *testing.T, blocks string) (r webhooks.Reach) {
 	t.Helper()
 	for _, b := range strings.Fields(blocks) {
-		r.Private = append(r.Private, must[netip.Prefix](t)(webhooks.ParsePrivateBlock(b)))
+		r.Private = append(r.Private, testkit.Must[netip.Prefix](t)(webhooks.ParsePrivateBlock(b)))
 	}
 	return r
 }
@@ -30,7 +31,7 @@ func TestReach(t *testing.T) {
 			private, "8.8.8.8 10.1.2.3 172.16.0.1 192.168.1.1 100.64.0.1 fd00::1 fc00::1 ::ffff:10.0.0.1",
 			"127.0.0.1 ::1 0.0.0.0 :: ::ffff:127.0.0.1 169.254.1.1 169.254.169.254 fe80::1 fe80::1%eth0 fd00:ec2::254 fd20:ce::254 100.100.100.200 64:ff9b::a00:1 2002:a00:1::",
 		},
-		// Wide blocks do not mean what is guarded within them.
+		// A wide private block does not allow the guarded addresses inside it.
 		{
 			"0.0.0.0/0 ::/0", "8.8.8.8 10.1.2.3 198.18.0.1 64:ff9b::a00:1 2002:a00:1::",
 			"127.0.0.1 ::1 0.0.0.0 :: ::ffff:7f00:1 169.254.1.1 169.254.169.254 fe80::1 fd00:ec2::254 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::7f00:1 2002:7f00:1:: 2002:a9fe:a9fe::",
@@ -51,7 +52,7 @@ func TestReach(t *testing.T) {
 			for _, text := range strings.Fields(list) {
 				a, err := netip.ParseAddr(text)
 				if err != nil {
-					continue // no zones in IPv4
+					continue // An IPv4 address has no zone.
 				}
 				if err := r.Check(netip.AddrPortFrom(a, 80)); (err == nil) != want {
 					t.Errorf("with %q, %s: %v", c.blocks, text, err)
@@ -61,7 +62,8 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// A wrapped address is this process's own where the address within is.
+// TestReachOfOwnListener proves that an IPv6 address that wraps one of this process's own
+// addresses is rejected too.
 func TestReachOfOwnListener(t *testing.T) {
 	r := reach(t, "127.0.0.0/8 ::1 64:ff9b::/96 2002::/16 10.0.0.0/8")
 	r.Listens = func(to netip.AddrPort) bool {
@@ -77,11 +79,12 @@ func TestReachOfOwnListener(t *testing.T) {
 	}
 }
 
-// A URL that can't be reached is refused when the webhook is made, with the line that would allow it.
+// TestWebhookURLNamesTheRemedy proves that a webhook with a URL at a private address is rejected
+// with the line of the Caddyfile that would allow it.
 func TestWebhookURLNamesTheRemedy(t *testing.T) {
 	settings := webhooks.Settings{Sealer: clear{}, Reach: reach(t, "10.1.0.0/16 ::1")}
 	settings.Reach.Listens = func(to netip.AddrPort) bool { return to.Port() == 2019 }
-	w := newHookWorld(t, settings)
+	w := newWebhookFixture(t, settings)
 	for url, want := range map[string]string{
 		"http://127.0.0.1/":                       "webhooks { allow_private 127.0.0.0/8 }",
 		"http://10.2.0.1/":                        "webhooks { allow_private 10.0.0.0/8 }",
@@ -94,15 +97,15 @@ func TestWebhookURLNamesTheRemedy(t *testing.T) {
 		"http://localhost:2019/stop":              "this gateway itself",
 		"http://8.8.8.8:2019/stop":                "this gateway itself",
 	} {
-		_, err := w.CreateWebhook(ctx, ada, "", hookAt(url))
-		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/url")
+		_, err := w.CreateWebhook(ctx, ada, "", webhookAt(url))
+		wantError(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/url")
 		var e *management.Error
 		if !errors.As(err, &e) || !strings.Contains(e.Fields[0].Detail, want) {
-			t.Errorf("%s is refused with %q, want %q", url, e.Fields[0].Detail, want)
+			t.Errorf("%s is rejected with %q, want %q", url, e.Fields[0].Detail, want)
 		}
 	}
 	for _, url := range []string{"http://10.1.0.1/", "http://localhost/", "http://[::1]:8080/", "https://example.com:2019/"} {
-		if _, err := w.CreateWebhook(ctx, ada, "", hookAt(url)); err != nil {
+		if _, err := w.CreateWebhook(ctx, ada, "", webhookAt(url)); err != nil {
 			t.Errorf("%s: %v", url, err)
 		}
 	}

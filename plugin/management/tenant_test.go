@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -18,7 +19,7 @@ type tenantFields = management.TenantFields
 func some[T any](v T) management.Optional[T] { return management.Some(v) }
 
 func TestTenantRecord(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	r, err := w.CreateTenant(ctx, ada, "", "Acme.1", tenantFields{
 		Name: some("Acme ☕"), Plan: some("pro"), Credits: some(int64(500)), Rate: some("500/m  burst 50,10000/d"),
 		Concurrency: some("5"), Metadata: some(json.RawMessage(`{ "id": 1 }`)),
@@ -32,16 +33,16 @@ func TestTenantRecord(t *testing.T) {
 	if !strings.HasPrefix(string(b), want) {
 		t.Errorf("record\n %s, want\n %s…", b, want)
 	}
-	// A slug is found without regard to case, and shown as it was given.
-	again := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "ACME.1"))
+	// A look-up ignores the case of a slug, and a record shows the case of the creation.
+	again := testkit.Must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "ACME.1"))
 	if b2, _ := json.Marshal(again); string(b2) != string(b) {
 		t.Errorf("read back\n %s, want\n %s", b2, b)
 	}
 	w.wantIntact(1)
 }
 
-func TestTenantRefusals(t *testing.T) {
-	w := newWorld(t)
+func TestTenantErrors(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	deep := json.RawMessage(`{"x":"` + strings.Repeat("y", management.MaxMetadata) + `"}`)
 	lines := "1/s, 2/s, 3/s, 4/s, 5/s, 6/s, 7/s, 8/s, 9/s, 10/s, 11/s, 12/s"
@@ -81,49 +82,49 @@ func TestTenantRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := w.CreateTenant(ctx, ada, "", c.slug, c.in)
 			if c.field == "" {
-				wantRefused(t, err, c.status, c.code)
+				wantError(t, err, c.status, c.code)
 			} else {
-				wantRefused(t, err, c.status, c.code, c.field)
+				wantError(t, err, c.status, c.code, c.field)
 			}
 		})
 	}
-	// What was refused left no trace.
+	// A rejected call appends no event.
 	w.wantIntact(1)
 	_, err := w.Tenant(ctx, ada, "nowhere", "acme")
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 404, "not_found")
 	_, err = w.Tenant(ctx, ada, "other", "acme")
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 404, "not_found")
 }
 
 func TestUpdateTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	first := w.tenant("acme", "free")
 	k := w.key("acme")
-	w.wantJudged(k.Key, gateway.Allowed)
+	w.wantReason(k.Key, gateway.Allowed)
 
-	r := must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "ACME", tenantFields{Rate: some("5/m"), Name: some("A")}, nil))
+	r := testkit.Must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "ACME", tenantFields{Rate: some("5/m"), Name: some("A")}, nil))
 	if r.Slug != "acme" || *r.Rate != "5/m" || r.Name != "A" || r.Plan != "free" || r.Version <= first.Version {
 		t.Errorf("updated: %+v", r)
 	}
 	_, err := w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Name: some("B")}, management.Match{first.Version})
-	wantRefused(t, err, 412, "precondition_failed")
-	r = must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Rate: management.Null[string]()}, management.Match{r.Version}))
+	wantError(t, err, 412, "precondition_failed")
+	r = testkit.Must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Rate: management.Null[string]()}, management.Match{r.Version}))
 	if r.Rate != nil || r.Name != "A" {
 		t.Errorf("cleared: %+v", r)
 	}
-	// Nothing changes, so nothing is recorded.
-	same := must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Name: some("A")}, nil))
+	// A call that changes nothing appends no event.
+	same := testkit.Must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Name: some("A")}, nil))
 	if same.Version != r.Version {
 		t.Errorf("version %d after no change, want %d", same.Version, r.Version)
 	}
 	w.wantIntact(4)
 
-	must[management.TenantRecord](t)(w.SuspendTenant(ctx, ada, "", "acme"))
-	w.wantJudged(k.Key, gateway.TenantInactive)
-	must[management.TenantRecord](t)(w.ActivateTenant(ctx, ada, "", "acme"))
-	w.wantJudged(k.Key, gateway.Allowed)
+	testkit.Must[management.TenantRecord](t)(w.SuspendTenant(ctx, ada, "", "acme"))
+	w.wantReason(k.Key, gateway.TenantInactive)
+	testkit.Must[management.TenantRecord](t)(w.ActivateTenant(ctx, ada, "", "acme"))
+	w.wantReason(k.Key, gateway.Allowed)
 
-	events := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"}))
+	events := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"}))
 	var actions []string
 	for _, e := range events.Data {
 		actions = append(actions, e.Action)
@@ -139,7 +140,7 @@ func TestUpdateTenant(t *testing.T) {
 }
 
 func TestPutTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	r, created, err := w.PutTenant(ctx, ada, "", "acme", tenantFields{Plan: some("pro")}, nil)
 	if err != nil || !created || r.Plan != "pro" {
 		t.Fatalf("put: %+v %v %v", r, created, err)
@@ -149,50 +150,50 @@ func TestPutTenant(t *testing.T) {
 		t.Fatalf("put again: %+v %v %v", r, created, err)
 	}
 	_, _, err = w.PutTenant(ctx, ada, "", "new", tenantFields{}, management.Match{1})
-	wantRefused(t, err, 412, "precondition_failed")
+	wantError(t, err, 412, "precondition_failed")
 	_, _, err = w.PutTenant(ctx, ada, "", "a b", tenantFields{}, nil)
-	wantRefused(t, err, 422, "invalid_field", "/slug")
+	wantError(t, err, 422, "invalid_field", "/slug")
 }
 
 func TestDeleteTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free")
 	k := w.key("acme")
-	wantRefused(t, w.DeleteTenant(ctx, ada, "", "acme", false, nil), 409, "tenant_has_keys")
-	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
+	wantError(t, w.DeleteTenant(ctx, ada, "", "acme", false, nil), 409, "tenant_has_keys")
+	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
 	if err := w.DeleteTenant(ctx, ada, "", "acme", false, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.wantJudged(k.Key, gateway.InvalidKey)
+	w.wantReason(k.Key, gateway.InvalidKey)
 	_, err := w.Tenant(ctx, ada, "", "acme")
-	wantRefused(t, err, 404, "not_found")
+	wantError(t, err, 404, "not_found")
 	_, err = w.Key(ctx, ada, "", k.ID)
-	wantRefused(t, err, 404, "not_found")
-	// The slug is never given again.
+	wantError(t, err, 404, "not_found")
+	// The slug of a deleted tenant stays taken.
 	_, err = w.CreateTenant(ctx, ada, "", "ACME", tenantFields{})
-	wantRefused(t, err, 409, "slug_taken")
+	wantError(t, err, 409, "slug_taken")
 	_, _, err = w.PutTenant(ctx, ada, "", "acme", tenantFields{}, nil)
-	wantRefused(t, err, 409, "slug_taken")
+	wantError(t, err, 409, "slug_taken")
 
 	w.tenant("b", "free")
 	live := w.key("b")
-	w.wantJudged(live.Key, gateway.Allowed)
+	w.wantReason(live.Key, gateway.Allowed)
 	if err := w.DeleteTenant(ctx, ada, "", "b", true, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.wantJudged(live.Key, gateway.InvalidKey)
+	w.wantReason(live.Key, gateway.InvalidKey)
 	w.wantIntact(-1)
 }
 
 func TestTenantPages(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	for i := range 7 {
 		w.tenant(fmt.Sprintf("t%d", i), []string{"free", "pro"}[i%2])
 	}
 	var got []string
 	cursor := ""
 	for {
-		p := must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, ada, "", management.TenantFilter{
+		p := testkit.Must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, ada, "", management.TenantFilter{
 			PageQuery: management.PageQuery{Limit: 3, Cursor: cursor},
 		}))
 		for _, r := range p.Data {
@@ -202,7 +203,7 @@ func TestTenantPages(t *testing.T) {
 			break
 		}
 		cursor = *p.NextCursor
-		// What is added behind the cursor does not shift the next page.
+		// A tenant that sorts before the cursor does not shift the next page.
 		if len(got) == 3 {
 			w.tenant("a0", "free")
 		}
@@ -210,35 +211,35 @@ func TestTenantPages(t *testing.T) {
 	if want := "t0 t1 t2 t3 t4 t5 t6"; strings.Join(got, " ") != want {
 		t.Errorf("listed %v, want %v", got, want)
 	}
-	p := must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, ada, "", management.TenantFilter{Plan: "pro"}))
+	p := testkit.Must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, ada, "", management.TenantFilter{Plan: "pro"}))
 	if len(p.Data) != 3 {
 		t.Errorf("%d tenants on pro, want 3", len(p.Data))
 	}
 	for _, q := range []management.PageQuery{{Limit: -1}, {Limit: 101}, {Cursor: "!"}, {Cursor: "azoxMjM"}} {
 		_, err := w.Tenants(ctx, ada, "", management.TenantFilter{PageQuery: q})
-		wantRefused(t, err, 422, "invalid_field")
+		wantError(t, err, 422, "invalid_field")
 	}
 }
 
 func TestCredits(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	k := w.key("acme")
-	w.wantJudged(k.Key, gateway.CreditsExhausted)
-	if n := must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 5, "")); n != 5 {
+	w.wantReason(k.Key, gateway.CreditsExhausted)
+	if n := testkit.Must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 5, "")); n != 5 {
 		t.Errorf("balance %d, want 5", n)
 	}
-	w.wantJudged(k.Key, gateway.Allowed)
-	w.wantJudged(k.Key, gateway.Allowed)
-	// What requests leased is settled before the web app draws on the same balance.
-	if n := must[int64](t)(w.SpendCredits(ctx, ada, "", "Acme", 2, "job_1")); n != 1 {
+	w.wantReason(k.Key, gateway.Allowed)
+	w.wantReason(k.Key, gateway.Allowed)
+	// SpendCredits first settles the credits that the gateway has leased for requests.
+	if n := testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "Acme", 2, "job_1")); n != 1 {
 		t.Errorf("balance %d, want 1", n)
 	}
 	_, err := w.SpendCredits(ctx, ada, "", "acme", 2, "job_2")
-	wantRefused(t, err, http.StatusPaymentRequired, "credits_exhausted")
-	w.wantJudged(k.Key, gateway.Allowed)
-	w.wantJudged(k.Key, gateway.CreditsExhausted)
-	c := must[management.CreditsRecord](t)(w.Credits(ctx, ada, "", "acme", management.PageQuery{}))
+	wantError(t, err, http.StatusPaymentRequired, "credits_exhausted")
+	w.wantReason(k.Key, gateway.Allowed)
+	w.wantReason(k.Key, gateway.CreditsExhausted)
+	c := testkit.Must[management.CreditsRecord](t)(w.Credits(ctx, ada, "", "acme", management.PageQuery{}))
 	var sum int64
 	for _, e := range c.Data {
 		sum += e.Amount
@@ -248,13 +249,13 @@ func TestCredits(t *testing.T) {
 	}
 	for _, n := range []int64{0, -1, 1 << 60} {
 		_, err := w.AddCredits(ctx, ada, "", "acme", n, "")
-		wantRefused(t, err, 422, "invalid_field", "/add")
+		wantError(t, err, 422, "invalid_field", "/add")
 	}
 	_, err = w.SpendCredits(ctx, ada, "", "acme", 1, "a\nb")
-	wantRefused(t, err, 422, "invalid_field", "/reference")
-	_, err = w.AddCredits(ctx, ada, "", "nobody", 1, "")
-	wantRefused(t, err, 404, "not_found")
-	r := must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Credits: some(int64(7))}, nil))
+	wantError(t, err, 422, "invalid_field", "/reference")
+	_, err = w.AddCredits(ctx, ada, "", "missing", 1, "")
+	wantError(t, err, 404, "not_found")
+	r := testkit.Must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Credits: some(int64(7))}, nil))
 	if r.Credits != 7 {
 		t.Errorf("set to %d, want 7", r.Credits)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -17,14 +18,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// Token makes a management token; by is the token that makes it, nil for an operator.
-func (w *world) token(by *auth.Grant, in auth.TokenFields) auth.IssuedToken {
+// token creates a management token. by is the token that issues it, nil for an operator.
+func (w *fixture) token(by *auth.Grant, in auth.TokenFields) auth.IssuedToken {
 	w.t.Helper()
 	a := ada
 	if by != nil {
 		a = by.Actor("192.0.2.1")
 	}
-	return must[auth.IssuedToken](w.t)(w.CreateToken(ctx, a, "", in))
+	return testkit.Must[auth.IssuedToken](w.t)(w.CreateToken(ctx, a, "", in))
 }
 
 func tokenOf(tenant string, scopes ...string) auth.TokenFields {
@@ -35,19 +36,19 @@ func tokenOf(tenant string, scopes ...string) auth.TokenFields {
 	return f
 }
 
-func (w *world) grant(full string) *auth.Grant {
+func (w *fixture) grant(full string) *auth.Grant {
 	w.t.Helper()
-	return must[*auth.Grant](w.t)(w.CheckToken(ctx, full, "192.0.2.9"))
+	return testkit.Must[*auth.Grant](w.t)(w.CheckToken(ctx, full, "192.0.2.9"))
 }
 
-func (w *world) wantNoGrant(full string) {
+func (w *fixture) wantNoGrant(full string) {
 	w.t.Helper()
 	_, err := w.CheckToken(ctx, full, "192.0.2.9")
-	wantRefused(w.t, err, http.StatusUnauthorized, management.CodeInvalidToken)
+	wantError(w.t, err, http.StatusUnauthorized, management.CodeInvalidToken)
 }
 
 func TestTokenRecord(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	k := w.token(nil, tokenOf("", "keys:write", "keys:read", "keys:write"))
 	if len(k.Token) != len("kgm_")+38 || !strings.HasPrefix(k.Token, k.TokenPrefix) || len(k.TokenPrefix) != 12 || len(k.LastFour) != 4 ||
 		!strings.HasPrefix(k.ID, "tok_") || !slices.Equal(k.Scopes, []string{"keys:read", "keys:write"}) || k.CreatedBy != "ada" || k.Status != gateway.StatusActive {
@@ -63,21 +64,21 @@ func TestTokenRecord(t *testing.T) {
 	for _, text := range []string{"", "kgm_", k.Token[:20], k.Token + "0", k.Token[:len(k.Token)-1] + "!", "kg_live_00000000000000000000000000000000"} {
 		w.wantNoGrant(text)
 	}
-	// One that has the shape, but was never given.
-	other := newWorld(t)
+	// A token of another store has the right shape but is unknown here.
+	other := newFixture(t)
 	w.wantNoGrant(other.token(nil, tokenOf("", "*")).Token)
-	list := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{}))
+	list := testkit.Must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{}))
 	if len(list.Data) != 2 || list.Data[1].ID != k.ID {
 		t.Errorf("listed %+v", list)
 	}
-	if list := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "other", auth.TokenFilter{})); len(list.Data) != 0 {
+	if list := testkit.Must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "other", auth.TokenFilter{})); len(list.Data) != 0 {
 		t.Errorf("another keyspace lists %+v", list)
 	}
 	w.wantIntact(2)
 }
 
 func TestTokenFaults(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	for name, c := range map[string]struct {
 		in      auth.TokenFields
@@ -86,58 +87,59 @@ func TestTokenFaults(t *testing.T) {
 		"no name":        {auth.TokenFields{Scopes: management.Some([]string{"*"})}, "/name"},
 		"no scopes":      {auth.TokenFields{Name: management.Some("n")}, "/scopes"},
 		"unknown scope":  {tokenOf("", "keys:read", "keys:all"), "/scopes/1"},
-		"unknown tenant": {tokenOf("nobody", "*"), "/tenant"},
+		"unknown tenant": {tokenOf("missing", "*"), "/tenant"},
 		"past": {auth.TokenFields{Name: management.Some("n"), Scopes: management.Some([]string{"*"}),
-			ExpiresAt: management.Some(w.now().Add(-time.Hour))}, "/expires_at"},
+			ExpiresAt: management.Some(w.clock.Now().Add(-time.Hour))}, "/expires_at"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := w.CreateToken(ctx, ada, "", c.in)
-			wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, c.pointer)
+			wantError(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, c.pointer)
 		})
 	}
 }
 
-// TestTokenGivesNothingBeyondItself: scope, tenant, keyspace, expiry.
+// TestTokenGivesNothingBeyondItself proves that a token can't issue one with more scopes, another
+// tenant or keyspace, or a later expiry.
 func TestTokenGivesNothingBeyondItself(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.tenant("b", "pro")
-	end := w.now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	end := w.clock.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
 	in := tokenOf("acme", "tokens:write", "keys:read")
 	in.ExpiresAt = management.Some(end)
 	made := w.token(nil, in)
 	g := w.grant(made.Token)
-	refused := func(name, code, pointer string, in auth.TokenFields) {
+	rejected := func(name, code, pointer string, in auth.TokenFields) {
 		t.Helper()
 		_, err := w.CreateToken(ctx, g.Actor(""), "", in)
 		t.Log(name)
-		wantRefused(t, err, http.StatusUnprocessableEntity, code, pointer)
+		wantError(t, err, http.StatusUnprocessableEntity, code, pointer)
 	}
-	refused("another scope", management.CodeScopeNotAllowed, "/scopes/1", tokenOf("", "keys:read", "keys:write"))
-	refused("every scope", management.CodeScopeNotAllowed, "/scopes/0", tokenOf("", "*"))
-	refused("another tenant", management.CodeInvalidField, "/tenant", tokenOf("b", "keys:read"))
+	rejected("another scope", management.CodeScopeNotAllowed, "/scopes/1", tokenOf("", "keys:read", "keys:write"))
+	rejected("every scope", management.CodeScopeNotAllowed, "/scopes/0", tokenOf("", "*"))
+	rejected("another tenant", management.CodeInvalidField, "/tenant", tokenOf("b", "keys:read"))
 	later, never := tokenOf("", "keys:read"), tokenOf("", "keys:read")
 	later.ExpiresAt, never.ExpiresAt = management.Some(end.Add(time.Second)), management.Null[time.Time]()
-	refused("longer", management.CodeInvalidField, "/expires_at", later)
-	refused("for ever", management.CodeInvalidField, "/expires_at", never)
+	rejected("longer", management.CodeInvalidField, "/expires_at", later)
+	rejected("for ever", management.CodeInvalidField, "/expires_at", never)
 	_, err := w.CreateToken(ctx, g.Actor(""), "other", tokenOf("", "keys:read"))
-	wantRefused(t, err, http.StatusUnauthorized, management.CodeInvalidToken) // it is none of that keyspace
+	wantError(t, err, http.StatusUnauthorized, management.CodeInvalidToken) // The token does not exist in the other keyspace.
 
 	child := w.token(g, tokenOf("", "keys:read"))
 	if child.Tenant == nil || *child.Tenant != "acme" || child.ExpiresAt == nil || !child.ExpiresAt.Equal(end) || *child.CreatedByToken != made.ID {
 		t.Errorf("the child %+v", child)
 	}
-	// Its audit names the token, and a tenant's own audit has it.
-	events := must[management.Page[audit.Record]](t)(w.Audit(ctx, g.Actor(""), "", management.AuditFilter{}))
+	// The audit event names the issuing token, and the tenant's own audit events include it.
+	events := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, g.Actor(""), "", management.AuditFilter{}))
 	if e := events.Data[0]; e.Action != "token.created" || e.Token == nil || *e.Token != made.ID || !strings.Contains(e.Actor, made.ID) {
 		t.Errorf("the event %+v", e)
 	}
 }
 
 func TestTokenEnds(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	in := tokenOf("", "*")
-	in.ExpiresAt = management.Some(w.now().Add(time.Hour))
+	in.ExpiresAt = management.Some(w.clock.Now().Add(time.Hour))
 	short := w.token(nil, in)
 	root := w.token(nil, tokenOf("", "*"))
 	g := w.grant(root.Token)
@@ -154,27 +156,25 @@ func TestTokenEnds(t *testing.T) {
 		w.wantNoGrant(full)
 	}
 	w.grant(beside.Token)
-	// A call that was let in before makes nothing any more.
+	// An actor that was authenticated before the revocation can't issue tokens any more.
 	_, err := w.CreateToken(ctx, g.Actor(""), "", tokenOf("", "keys:read"))
-	wantRefused(t, err, http.StatusUnauthorized, management.CodeInvalidToken)
+	wantError(t, err, http.StatusUnauthorized, management.CodeInvalidToken)
 	if err := w.RevokeToken(ctx, ada, "", root.ID); err != nil {
 		t.Errorf("revoking twice: %v", err)
 	}
 	w.wantIntact(5 + 3)
-	wantRefused(t, w.RevokeToken(ctx, ada, "other", beside.ID), http.StatusNotFound, management.CodeNotFound)
-	wantRefused(t, w.RevokeToken(ctx, ada, "", "tok_x"), http.StatusNotFound, management.CodeNotFound)
+	wantError(t, w.RevokeToken(ctx, ada, "other", beside.ID), http.StatusNotFound, management.CodeNotFound)
+	wantError(t, w.RevokeToken(ctx, ada, "", "tok_x"), http.StatusNotFound, management.CodeNotFound)
 
 	w.grant(short.Token)
-	w.mu.Lock()
-	w.ahead = time.Hour
-	w.mu.Unlock()
+	w.clock.Advance(time.Hour)
 	w.wantNoGrant(short.Token)
 	w.grant(beside.Token)
 }
 
-// TestTokenOfOneTenant holds everything that a token of one tenant may not do or learn.
+// TestTokenOfOneTenant proves what a token of one tenant may not do or learn.
 func TestTokenOfOneTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.tenant("b", "pro")
 	mine, theirs := w.key("acme"), w.key("b")
@@ -183,8 +183,8 @@ func TestTokenOfOneTenant(t *testing.T) {
 	a := w.grant(ours.Token).Actor("")
 
 	const forbidden, denied = http.StatusForbidden, management.CodeInsufficientScope
-	gone := func(err error) { t.Helper(); wantRefused(t, err, http.StatusNotFound, management.CodeNotFound) }
-	no := func(err error, pointers ...string) { t.Helper(); wantRefused(t, err, forbidden, denied, pointers...) }
+	gone := func(err error) { t.Helper(); wantError(t, err, http.StatusNotFound, management.CodeNotFound) }
+	no := func(err error, pointers ...string) { t.Helper(); wantError(t, err, forbidden, denied, pointers...) }
 
 	_, err := w.Key(ctx, a, "", theirs.ID)
 	gone(err)
@@ -215,23 +215,23 @@ func TestTokenOfOneTenant(t *testing.T) {
 		t.Errorf("its name: %v", err)
 	}
 
-	// Cursors of what does not exist for it are no cursors, whether it exists or not.
-	page := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", management.KeyFilter{Tenant: "b", PageQuery: management.PageQuery{Limit: 1}}))
+	// A cursor that names a row of another tenant is rejected, whether the row exists or not.
+	page := testkit.Must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", management.KeyFilter{Tenant: "b", PageQuery: management.PageQuery{Limit: 1}}))
 	_, err = w.Keys(ctx, a, "", management.KeyFilter{PageQuery: management.PageQuery{Cursor: *page.NextCursor}})
-	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
-	tokens := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{PageQuery: management.PageQuery{Limit: 1}}))
+	wantError(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
+	tokens := testkit.Must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{PageQuery: management.PageQuery{Limit: 1}}))
 	_, err = w.Tokens(ctx, a, "", auth.TokenFilter{PageQuery: management.PageQuery{Cursor: *tokens.NextCursor}})
 	if tokens.Data[0].ID == foreign.ID {
-		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
+		wantError(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
 	}
-	if list := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, a, "", management.KeyFilter{Tenant: "b"})); len(list.Data) != 0 {
+	if list := testkit.Must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, a, "", management.KeyFilter{Tenant: "b"})); len(list.Data) != 0 {
 		t.Errorf("the other's keys %+v", list)
 	}
-	if list := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, a, "", auth.TokenFilter{})); len(list.Data) != 1 || list.Data[0].ID != ours.ID {
+	if list := testkit.Must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, a, "", auth.TokenFilter{})); len(list.Data) != 1 || list.Data[0].ID != ours.ID {
 		t.Errorf("tokens %+v", list)
 	}
 	for _, q := range []management.AuditFilter{{Tenant: "b"}, {Key: theirs.ID}} {
-		if list := must[management.Page[audit.Record]](t)(w.Audit(ctx, a, "", q)); len(list.Data) != 0 {
+		if list := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, a, "", q)); len(list.Data) != 0 {
 			t.Errorf("the other's events %+v", list)
 		}
 	}
@@ -241,7 +241,7 @@ func TestTokenOfOneTenant(t *testing.T) {
 }
 
 func TestTokenOfOneTenantOnlyTightens(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	k := w.key("acme", func(f *management.KeyFields) {
 		f.Rate, f.Quota, f.Concurrency = management.Some("60/m burst 10, 1000/h"), management.Some("100/day"), management.Some("5")
@@ -277,34 +277,30 @@ func TestTokenOfOneTenantOnlyTightens(t *testing.T) {
 		if c.ok && err != nil {
 			t.Errorf("%s %+v: %v", c.field, c.in, err)
 		} else if !c.ok {
-			wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope, "/"+c.field)
+			wantError(t, err, http.StatusForbidden, management.CodeInsufficientScope, "/"+c.field)
 		}
 		if _, err := w.UpdateKey(ctx, a, "", bare.ID, management.KeyFields{Rate: management.Some("1/s")}, nil); err != nil {
 			t.Fatalf("where there is no limit, any is tighter: %v", err)
 		}
 		w.t = t
-		_ = must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", bare.ID, management.KeyFields{Rate: management.Null[string]()}, nil))
+		_ = testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", bare.ID, management.KeyFields{Rate: management.Null[string]()}, nil))
 	}
 }
 
-// TestTokenUseIsNoted: when and from where, without a caller waiting for it.
-func TestTokenUseIsNoted(t *testing.T) {
-	w := newWorld(t)
+// TestTokenUseIsStored proves that the time and address of a token's use are stored in the
+// background.
+func TestTokenUseIsStored(t *testing.T) {
+	w := newFixture(t)
 	k := w.token(nil, tokenOf("", "*"))
 	w.grant(k.Token)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		r := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{})).Data[0]
-		if r.LastUsedAt != nil && *r.LastUsedIP == "192.0.2.9" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("its use is not noted: %+v", r)
-		}
-	}
+	testkit.Eventually(t, "the use", func() bool {
+		r := testkit.Must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{})).Data[0]
+		return r.LastUsedAt != nil && *r.LastUsedIP == "192.0.2.9"
+	})
 }
 
 func TestCleanTokens(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	full := w.token(nil, tokenOf("", "*")).Token
 	for _, text := range []string{"/a/" + full + "?x=" + full, "Bearer " + full[:30], strings.ReplaceAll(full, "_", "%5f")} {
 		if got := management.CleanTokens(text); strings.Contains(got, full[13:28]) || !strings.Contains(got, "…") {
@@ -313,39 +309,39 @@ func TestCleanTokens(t *testing.T) {
 	}
 }
 
-// A flood of unknown tokens is answered at a rate; known tokens, sessions and changes go on, and a token shown for
-// the first time gets its turn between those of the flood.
+// TestUnknownTokensTakeTurns proves that look-ups of unknown tokens are limited. Known tokens and
+// sessions need no turn, and a valid token that is shown for the first time gets one.
 func TestUnknownTokensTakeTurns(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	known := w.token(nil, tokenOf("", "keys:read")).Token
 	w.grant(known)
 	fresh := w.token(nil, tokenOf("", "keys:read")).Token
 	w.grant(known)
-	session := must[auth.IssuedSession](t)(w.SignIn(ctx, "", known, "", "192.0.2.9"))
-	must[*auth.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
+	session := testkit.Must[auth.IssuedSession](t)(w.SignIn(ctx, "", known, "", "192.0.2.9"))
+	testkit.Must[*auth.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
 	g, err := apikey.NewGrammar([]apikey.Prefix{{Value: "kgm_", Environment: "management"}}, apikey.Format{Length: 38}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var refusal *management.Error
+	var rejected *management.Error
 	unknown := func(within time.Duration) error {
 		at, cancel := context.WithTimeout(ctx, within)
 		defer cancel()
-		_, err := w.CheckToken(at, must[string](t)(g.Generate("")), "203.0.113.7")
+		_, err := w.CheckToken(at, testkit.Must[string](t)(g.Generate("")), "203.0.113.7")
 		return err
 	}
-	if err := unknown(time.Minute); !errors.As(err, &refusal) || refusal.Status != http.StatusUnauthorized {
+	if err := unknown(time.Minute); !errors.As(err, &rejected) || rejected.Status != http.StatusUnauthorized {
 		t.Errorf("an unknown token that gets a turn: %v", err)
 	}
 	w.grant(fresh)
-	w.LimitLookups(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1}) // none is left
-	if err := unknown(time.Millisecond); !errors.As(err, &refusal) || refusal.Status != http.StatusServiceUnavailable {
+	w.LimitLookups(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1}) // These rules leave no turn.
+	if err := unknown(time.Millisecond); !errors.As(err, &rejected) || rejected.Status != http.StatusServiceUnavailable {
 		t.Errorf("an unknown token that gets no turn: %v", err)
 	}
 	now, cancel := context.WithCancel(ctx)
-	cancel() // who needs a turn gets none
+	cancel() // A call with this context can't wait for a turn.
 	if _, err := w.CheckToken(now, known, "203.0.113.7"); err != nil {
 		t.Errorf("a known token: %v", err)
 	}
-	must[*auth.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
+	testkit.Must[*auth.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
 }

@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
@@ -22,8 +22,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// world is a manager over a real store and a real gateway.
-type world struct {
+// fixture is a manager over a real store and a real gateway.
+type fixture struct {
 	*management.Manager
 	*auth.Authority
 	*webhooks.Registry
@@ -32,8 +32,7 @@ type world struct {
 	gw    *cluster.Member
 	mu    sync.Mutex
 	view  *gateway.View
-	// ahead is added to the clock.
-	ahead time.Duration
+	clock testkit.Clock
 }
 
 var (
@@ -41,22 +40,12 @@ var (
 	ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 )
 
-func must[T any](t testing.TB) func(v T, err error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-func newWorld(t testing.TB) *world {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	w := &world{t: t}
+	w := &fixture{t: t}
 	quiet := slog.New(slog.DiscardHandler)
 	w.store = teststore.SQLite(t, filepath.Join(t.TempDir(), "keygate.db"), quiet)
-	w.gw = must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Node: "n1", Logger: quiet}}))
+	w.gw = testkit.Must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Node: "n1", Logger: quiet}}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -68,37 +57,31 @@ func newWorld(t testing.TB) *world {
 	})
 	w.configure("free", 3, "free")
 	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: w.current, Now: w.now, Logger: quiet,
+		Store: w.store, Engine: w.gw, View: w.current, Now: w.clock.Now, Logger: quiet,
 	})
 	w.Authority = auth.New(w.Manager)
 	w.Registry = webhooks.New(w.Manager, nil)
 	return w
 }
 
-func (w *world) now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Now().Add(w.ahead)
-}
-
-func (w *world) current() *gateway.View {
+func (w *fixture) current() *gateway.View {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.view
 }
 
-// configure makes a configuration of two keyspaces the current one. Its plan free
-// allows maxKeys keys and the scopes; pro allows deployment, business everything.
-func (w *world) configure(defaultPlan string, maxKeys int, freeScopes ...string) {
+// configure activates a configuration of two keyspaces. The plan free allows maxKeys keys and the
+// scopes freeScopes, pro allows deployment, and business allows everything.
+func (w *fixture) configure(defaultPlan string, maxKeys int, freeScopes ...string) {
 	w.t.Helper()
-	hasher := must[*apikey.Hasher](w.t)(apikey.NewHasher())
+	hasher := testkit.Must[*apikey.Hasher](w.t)(apikey.NewHasher())
 	space := func(name, prefix string, scopes gateway.Scopes) *gateway.Keyspace {
 		ks := &gateway.Keyspace{
 			Name: name, Scopes: scopes, DefaultPlan: defaultPlan, Plans: map[string]*gateway.Plan{},
-			Grammar: must[*apikey.Grammar](w.t)(apikey.NewGrammar([]apikey.Prefix{
+			Grammar: testkit.Must[*apikey.Grammar](w.t)(apikey.NewGrammar([]apikey.Prefix{
 				{Value: prefix + "live_", Environment: "live"}, {Value: prefix + "test_", Environment: "test"},
 			}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)),
-			Places: must[*apikey.Places](w.t)(apikey.NewPlaces()),
+			Places: testkit.Must[*apikey.Places](w.t)(apikey.NewPlaces()),
 		}
 		add := func(p *gateway.Plan) {
 			p.Cap = scopes.All()
@@ -109,7 +92,7 @@ func (w *world) configure(defaultPlan string, maxKeys int, freeScopes ...string)
 		}
 		add(&gateway.Plan{Name: "free", MaxKeys: maxKeys, Scopes: freeScopes})
 		add(&gateway.Plan{Name: "pro", Scopes: []string{"deployment"}, Limits: []*ratelimit.Policy{
-			must[*ratelimit.Policy](w.t)(ratelimit.ParseRate("300/m burst 60")), ratelimit.NewCredits(),
+			testkit.Must[*ratelimit.Policy](w.t)(ratelimit.ParseRate("300/m burst 60")), ratelimit.NewCredits(),
 		}})
 		add(&gateway.Plan{Name: "business"})
 		return ks
@@ -122,26 +105,26 @@ func (w *world) configure(defaultPlan string, maxKeys int, freeScopes ...string)
 	w.mu.Unlock()
 }
 
-func (w *world) tenant(slug, plan string) management.TenantRecord {
+func (w *fixture) tenant(slug, plan string) management.TenantRecord {
 	w.t.Helper()
-	return must[management.TenantRecord](w.t)(w.CreateTenant(ctx, ada, "", slug, management.TenantFields{Plan: management.Some(plan)}))
+	return testkit.Must[management.TenantRecord](w.t)(w.CreateTenant(ctx, ada, "", slug, management.TenantFields{Plan: management.Some(plan)}))
 }
 
-func (w *world) key(tenant string, more ...func(*management.KeyFields)) management.IssuedKey {
+func (w *fixture) key(tenant string, more ...func(*management.KeyFields)) management.IssuedKey {
 	w.t.Helper()
 	f := management.KeyFields{Name: management.Some("ci")}
 	for _, m := range more {
 		m(&f)
 	}
-	return must[management.IssuedKey](w.t)(w.CreateKey(ctx, ada, "", tenant, f))
+	return testkit.Must[management.IssuedKey](w.t)(w.CreateKey(ctx, ada, "", tenant, f))
 }
 
-// judge returns what the gateway says of a full key now.
-func (w *world) judge(full string) gateway.Reason {
+// check returns the reason with which the gateway answers a full key now.
+func (w *fixture) check(full string) gateway.Reason {
 	w.t.Helper()
 	v := w.current()
 	r := gateway.Request{
-		Now: w.now(), View: v, Keyspace: v.Keyspaces["default"], Credential: full,
+		Now: w.clock.Now(), View: v, Keyspace: v.Keyspaces["default"], Credential: full,
 		Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true,
 	}
 	var d gateway.Decision
@@ -150,26 +133,26 @@ func (w *world) judge(full string) gateway.Reason {
 	return d.Reason
 }
 
-func (w *world) wantJudged(full string, want gateway.Reason) {
+func (w *fixture) wantReason(full string, want gateway.Reason) {
 	w.t.Helper()
-	if got := w.judge(full); got != want {
-		w.t.Errorf("judged %v, want %v", got, want)
+	if got := w.check(full); got != want {
+		w.t.Errorf("rejected with %v, want %v", got, want)
 	}
 }
 
-// wantRefused checks that err is a refusal of that status and code, and names the
-// fields at fault.
-func wantRefused(t testing.TB, err error, status int, code string, pointers ...string) {
+// wantError checks that err is an *management.Error with that status and code, and with faults in
+// these fields.
+func wantError(t testing.TB, err error, status int, code string, pointers ...string) {
 	t.Helper()
 	var e *management.Error
 	if !errors.As(err, &e) {
-		t.Fatalf("error %v, want a refusal with %d %s", err, status, code)
+		t.Fatalf("error %v, want one with %d %s", err, status, code)
 	}
 	if e.Status != status || e.Code != code {
-		t.Fatalf("refused with %d %s (%v), want %d %s", e.Status, e.Code, e, status, code)
+		t.Fatalf("error %d %s (%v), want %d %s", e.Status, e.Code, e, status, code)
 	}
 	if e.Detail == "" {
-		t.Error("the refusal says nothing")
+		t.Error("the error has no detail")
 	}
 	for i, p := range pointers {
 		if i >= len(e.Fields) || e.Fields[i].Pointer != p {
@@ -179,10 +162,10 @@ func wantRefused(t testing.TB, err error, status int, code string, pointers ...s
 	}
 }
 
-// wantIntact checks the audit chain and that it holds n events.
-func (w *world) wantIntact(n int64) {
+// wantIntact checks that the audit chain is valid and has n events.
+func (w *fixture) wantIntact(n int64) {
 	w.t.Helper()
-	r := must[audit.Report](w.t)(w.VerifyAudit(ctx))
+	r := testkit.Must[audit.Report](w.t)(w.VerifyAudit(ctx))
 	if !r.Intact || n >= 0 && r.Events != n {
 		w.t.Errorf("audit chain: %+v, want %d intact events", r, n)
 	}
