@@ -180,7 +180,7 @@ func TestWebhooksDoNotReachTheGatewayItself(t *testing.T) {
 	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished"}).want(202)
 	testkit.Eventually(t, "the delivery to be rejected", func() bool {
 		list := g.api(t, "GET", "/v1/webhooks/"+hook+"/deliveries", nil).want(200).json().records("data")
-		return len(list) == 1 && strings.Contains(list[0].text("error"), "this gateway's own")
+		return len(list) == 1 && strings.Contains(list[0].text("error"), "this gateway itself listens")
 	})
 	if !strings.Contains(g.log(), "a webhook's address is not allowed") {
 		t.Error("the log does not name the webhook")

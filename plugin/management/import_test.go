@@ -226,7 +226,7 @@ func TestImportRules(t *testing.T) {
 		{"bad checksum", plainRow("acme", "kg_live_"+strings.Repeat("a", 32)), "/key", "prefix kg_live_"},
 		{"key and hash", row(1, func(r *importer.Row) { r.Hash = management.Some("x") }), "/key", "either"},
 		{"neither", importer.Row{Tenant: "acme"}, "/key", "either"},
-		{"no algorithm", importer.Row{Tenant: "acme", Hash: management.Some("ab")}, "/algorithm", "needed"},
+		{"no algorithm", importer.Row{Tenant: "acme", Hash: management.Some("ab")}, "/algorithm", "must be stated"},
 		{"md5", importer.Row{Tenant: "acme", Hash: management.Some("ab"), Algorithm: management.Some("md5")}, "/hash", "sha512"},
 		{"prefix of no shape", func() importer.Row {
 			r := hashedRow(t, "acme", oldKey(1), "sha256")

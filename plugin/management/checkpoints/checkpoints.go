@@ -15,7 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// signed returns the position of the chain as the transaction sees it, for a keyspace or, with "", all.
+// signed returns a checkpoint of the chain as the transaction sees it, signed if this node has a
+// key. It counts the events of a keyspace or, with "", of all.
 func signed(m *management.Manager, tx management.Tx, keyspace string) (h audit.Checkpoint, err error) {
 	store, _, err := tx.Identity()
 	if err != nil {
@@ -32,10 +33,11 @@ func signed(m *management.Manager, tx management.Tx, keyspace string) (h audit.C
 	return h, nil
 }
 
-// Current returns the position of the audit chain now. An empty keyspace counts the events of all. 403 for an
-// actor of one tenant, which could count the events of others by it.
+// Current returns a checkpoint of the chain. It counts the events of a keyspace or, with "", of
+// all. Current returns 403 for an actor of one tenant, who could count the events of other tenants
+// by it.
 func Current(ctx context.Context, m *management.Manager, a management.Actor, keyspace string) (h audit.Checkpoint, err error) {
-	if err := a.RequireOperator("see the head of the audit chain, which is one over all tenants"); err != nil {
+	if err := a.RequireOperator("see checkpoints of the audit chain, which covers all tenants"); err != nil {
 		return h, err
 	}
 	err = m.Store().View(ctx, func(tx management.Tx) error {
@@ -48,9 +50,10 @@ func Current(ctx context.Context, m *management.Manager, a management.Actor, key
 // errPublished reports that another node has published a checkpoint meanwhile.
 var errPublished = errors.New("another node has published a checkpoint")
 
-// Publish publishes the position of the audit chain in the log and as an event of each configured keyspace. It
-// does so where the chain has grown since the last time, and that is at least every ago. Of the nodes that share a
-// store one publishes. It also checks that the checkpoint of the last time is still in the chain, and logs an error where it is not.
+// Publish publishes a checkpoint in the log, and as an event of each configured keyspace. It does
+// so if the chain has grown and the last checkpoint is at least every old. Of the nodes that share
+// a store, one publishes. Publish also checks that the last checkpoint is still in the chain, and
+// logs an error if it is not.
 func Publish(ctx context.Context, m *management.Manager, every time.Duration) error {
 	v := m.View()
 	if v == nil {
@@ -58,7 +61,7 @@ func Publish(ctx context.Context, m *management.Manager, every time.Duration) er
 	}
 	now := m.Clock()
 	var last audit.PublishedCheckpoint
-	var list []audit.Checkpoint // of the store, then of its keyspaces in the order of names
+	var list []audit.Checkpoint // The first checkpoint counts the events of all keyspaces. Then comes one for each keyspace, by name.
 	var lost string
 	err := m.Store().View(ctx, func(tx management.Tx) (err error) {
 		list, lost = nil, ""
@@ -131,8 +134,8 @@ func publishCheckpoint(b *events.Batch, h audit.Checkpoint) error {
 	return b.PublishData(to, events.Event{Type: events.AuditCheckpoint, At: h.At}, h)
 }
 
-// Verify is VerifyAudit, and compares the chain with checkpoints that were kept elsewhere, signed with this
-// gateway's key or one of trusted.
+// Verify verifies the audit chain as management.VerifyAudit does, and compares it with checkpoints
+// that were kept elsewhere. A signature must be of this gateway's key or of one of trusted.
 func Verify(ctx context.Context, m *management.Manager, list []audit.Checkpoint, trusted []ed25519.PublicKey) (audit.Report, error) {
 	var store string
 	if err := m.Store().View(ctx, func(tx management.Tx) (err error) {

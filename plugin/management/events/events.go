@@ -1,10 +1,11 @@
-// Package events is the outbox of events: which types there are, who receives them, and how they are published in the
-// transaction that causes them.
+// Package events is the outbox of events. It defines the types of events, finds the recipients of
+// an event, and publishes events in the transaction that causes them.
 //
 // # Adding an event
 //
-// An event that an audit event causes needs a line in Types. One that has another cause needs its constant and a line in
-// Types, and a call of Outbox.PublishOneShot, or of webhooks.Registry.Announce outside of a transaction.
+// Each event needs a line in Types. If an audit event with that action exists, nothing else is
+// needed. Otherwise it also needs a constant, and a call of Batch.PublishOneShot or of
+// webhooks.Registry.Announce.
 package events
 
 import (
@@ -15,7 +16,8 @@ import (
 	"time"
 )
 
-// The types of events that no audit event causes. Every other type is the action of an audit event.
+// These are the types of events that no audit event causes. Every other type is the action of an
+// audit event.
 const (
 	KeyExpiring      = "key.expiring"
 	KeyExpired       = "key.expired"
@@ -30,7 +32,7 @@ const (
 // KeyLeaked is the action of the audit event of a leak.
 const KeyLeaked = "key.leaked"
 
-// Types are Keygate's own types. A product's types are not among them.
+// Types are Keygate's own types of events. A product's own types are not among them.
 var Types = []string{
 	"key.created", "key.updated", "key.rotated", "key.revoked", "key.disabled", "key.enabled", "key.deleted",
 	KeyLeaked,
@@ -40,17 +42,19 @@ var Types = []string{
 	QuotaThreshold, CreditsThreshold, LimitReached, AuditCheckpoint,
 }
 
-// reservedFamilies are the first words of Keygate's own types, now or in a later version.
+// reservedFamilies are the words that begin Keygate's own types, in this or a later version. A
+// product's own types can't begin with them.
 var reservedFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "audit", "session", "portal", "keygate"}
 
 // IDPrefix begins an event's id.
 const IDPrefix = "evt_"
 
-// Event is something that happened. An event that an audit event causes has its id.
+// Event is something that happened. An event that an audit event causes has the id of the audit
+// event.
 type Event struct {
 	ID       string
 	Keyspace string
-	Tenant   string // slug; "" where the event belongs to no tenant
+	Tenant   string // Tenant is the tenant's slug; "" where the event belongs to none.
 	Type     string
 	At       time.Time
 	// Data is a JSON object. It never holds a secret.

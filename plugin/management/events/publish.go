@@ -16,7 +16,7 @@ type Listener interface {
 	Receive(Event)
 }
 
-// Outbox publishes events. It is safe for concurrent use.
+// Outbox publishes events. Safe for concurrent use.
 type Outbox struct {
 	listener Listener
 	due      chan struct{}
@@ -25,12 +25,13 @@ type Outbox struct {
 // New returns an Outbox that passes events on to listener; nil for none.
 func New(listener Listener) *Outbox { return &Outbox{listener, make(chan struct{}, 1)} }
 
-// Due receives when this process has stored deliveries that are due.
+// Due returns a channel that receives a value after this process has stored deliveries that are
+// due.
 func (o *Outbox) Due() <-chan struct{} { return o.due }
 
-// Batch is what one transaction publishes. Not for concurrent use.
+// Batch holds the events that one transaction publishes. Not for concurrent use.
 type Batch struct {
-	// Tx is the transaction, and Keyspace the one whose events are published.
+	// Tx is the transaction, and Keyspace the keyspace of the events.
 	Tx       Tx
 	Keyspace string
 	// Now is the time of the transaction.
@@ -48,7 +49,8 @@ func (o *Outbox) Begin(tx Tx, keyspace string, now time.Time, newID func(prefix 
 	return &Batch{Tx: tx, Keyspace: keyspace, Now: now, NewID: newID, outbox: o}
 }
 
-// Committed passes on the events of a Batch whose transaction was committed. A nil Batch has none.
+// Committed passes the events on to the listener. Call it after the transaction was committed. A
+// nil Batch has no events.
 func (b *Batch) Committed() {
 	if b == nil {
 		return
@@ -76,7 +78,8 @@ type Recipients struct {
 // Empty reports whether there is no recipient.
 func (r Recipients) Empty() bool { return len(r.Webhooks) == 0 && !r.listener }
 
-// Recipients returns the recipients of an event of a type, which belongs to a tenant or, with "", to none.
+// Recipients returns the recipients of an event of a type. tenant is the slug of the event's
+// tenant; "" for none.
 func (b *Batch) Recipients(tenant, eventType string) (r Recipients, err error) {
 	r.listener = b.outbox.listener != nil && b.outbox.listener.Wants(eventType)
 	hooks, err := b.Tx.Webhooks(WebhookQuery{Keyspace: b.Keyspace, Tenant: tenant, OrAll: true, Active: true})
@@ -141,8 +144,8 @@ func (b *Batch) PublishAudit(row *audit.Row) error {
 	})
 }
 
-// PublishData is Publish with the event's Data encoded from a value, its Keyspace that of the Batch, and a new ID if it
-// has none.
+// PublishData is Publish for an event whose Data is the JSON of data. It sets the event's
+// Keyspace, and its ID where that is "".
 func (b *Batch) PublishData(to Recipients, e Event, data any) (err error) {
 	if e.Data, err = json.Marshal(data); err != nil {
 		return err
@@ -161,11 +164,12 @@ type OneShot struct {
 	At       time.Time
 	// Data is the event's data, without the keyspace and the tenant.
 	Data map[string]any
-	// Subject and Condition name what happens to which record. An event with the Ref that was published last for the same
-	// Subject and Condition is not published again. See Tx.RecordOneShot.
+	// Subject names a record, and Condition what happens to it. An event is not published again
+	// while its Ref is the one that was published last for the same Subject and Condition. See
+	// Tx.RecordOneShot.
 	Subject, Condition string
 	Ref                int64
-	// Since excludes webhooks that were created later. The zero time excludes none.
+	// Since excludes webhooks that were created after it. The zero time excludes none.
 	Since time.Time
 }
 
@@ -178,8 +182,8 @@ func (b *Batch) OneShotRecipients(o OneShot) (Recipients, error) {
 	return r, err
 }
 
-// PublishOneShot publishes o, if it has recipients and was not published before. Without recipients it does not count as
-// published.
+// PublishOneShot publishes o if it has recipients and was not published before. An event without
+// recipients does not count as published.
 func (b *Batch) PublishOneShot(o OneShot) error {
 	to, err := b.OneShotRecipients(o)
 	if err != nil || to.Empty() {

@@ -17,8 +17,8 @@ type Tx interface {
 	InsertEvent(*EventRow) error
 	// InsertDelivery stores the delivery of an event, by its Seq, to a webhook. It is pending and due at once.
 	InsertDelivery(id string, eventSeq int64, webhook string, at time.Time) error
-	// RecordOneShot records that a one-shot event is published. It returns false, and records nothing, where ref is the last
-	// one recorded for this subject and condition.
+	// RecordOneShot records that a one-shot event is published. If ref is the last one recorded
+	// for this subject and condition, it returns false and records nothing.
 	RecordOneShot(keyspace, subject, condition string, ref int64, at time.Time) (fresh bool, err error)
 }
 
@@ -26,16 +26,18 @@ type Tx interface {
 type WebhookRow struct {
 	ID       string
 	Keyspace string
-	// Tenant is the slug of the tenant whose events it receives; "" for every tenant's.
+	// Tenant is the slug of the tenant whose events the webhook receives; "" for the events of all
+	// tenants.
 	Tenant string
 	URL    string
-	// Events are the patterns of the types that it receives: "*", "key.*" or "key.created".
+	// Events are the patterns of the types that the webhook receives: "*", "key.*" or
+	// "key.created".
 	Events []string
 	// Secret signs deliveries. Previous signs them too until PreviousUntil. Both are encrypted.
 	Secret, Previous []byte
 	PreviousUntil    time.Time
 	Active           bool
-	// Disabled says why Keygate made the webhook inactive; "" where a request did.
+	// Disabled is the reason why Keygate made the webhook inactive; "" if a request did.
 	Disabled  string
 	CreatedAt time.Time
 	CreatedBy string
@@ -46,13 +48,14 @@ type WebhookRow struct {
 // WebhookQuery selects webhooks of a keyspace, newest first.
 type WebhookQuery struct {
 	Keyspace string
-	// Tenant selects that tenant's webhooks. OrAll adds those that receive every tenant's events; with OrAll and no Tenant,
-	// only they are selected. With neither, all webhooks are selected.
+	// Tenant selects that tenant's webhooks. OrAll adds the webhooks that receive the events of
+	// all tenants. With OrAll and no Tenant, only those are selected. With neither, all webhooks
+	// of the keyspace are selected.
 	Tenant string
 	OrAll  bool
 	// Active leaves inactive webhooks out.
 	Active bool
-	Before string // id of the last one seen
+	Before string // Before is the last id of the page before.
 	Limit  int
 }
 

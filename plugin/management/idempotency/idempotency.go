@@ -1,5 +1,5 @@
-// Package idempotency carries out a request once that its sender names by a key, however often it is sent, also if
-// the process is killed meanwhile.
+// Package idempotency carries out a request only once, however often its sender repeats it with
+// the same idempotency key, and even if the process is killed while it runs.
 package idempotency
 
 import (
@@ -16,24 +16,24 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A request that its sender names by a key is carried out once, however often it is
-// sent, also when this process is killed in the midst of it:
+// A request with an idempotency key has a record in the store:
 //
-//   - Before it begins, a row claims it.
-//   - What it changes and that it did so are one transaction, which also checks that the
-//     claim is still the sender's. So of two that both hold it to be theirs one fails.
-//   - Then its answer is stored. Where that did not come to pass, what was changed is
-//     known from the row all the same, and the answer is made anew from the record.
+//   - Before the request begins, Begin stores a record with a claim.
+//   - The transaction that makes the change also stores the change's effect in the record. It
+//     fails if the claim is no longer the sender's, so that of two processes only one makes the
+//     change.
+//   - Then Finish stores the response. If the process is killed before that, the effect is enough
+//     to make the response again.
 const (
-	// idempotencyTTL is how long a request and its answer are remembered.
+	// idempotencyTTL is how long a record is kept.
 	idempotencyTTL = 24 * time.Hour
-	// claimTTL is how long a claim of another process is held to be alive that has changed nothing yet.
+	// claimTTL is how long the claim of another process is valid while the record has no effect.
 	claimTTL = time.Minute
 	// endTimeout bounds the write that ends a claim.
 	endTimeout = 10 * time.Second
 )
 
-// Codes of refused repetitions.
+// These are the codes of errors for repeated requests.
 const (
 	CodeRequestRunning = "request_running"
 	CodeRequestDone    = "request_done"
@@ -42,12 +42,12 @@ const (
 
 var (
 	errRequestRunning = &management.Error{Status: http.StatusConflict, Code: CodeRequestRunning, RetryAfter: time.Second,
-		Detail: "The request with this idempotency key is still being carried out. Ask again in a moment."}
+		Detail: "The request with this idempotency key is still being carried out. Send it again in a moment."}
 	errKeyReused = management.Reject(http.StatusUnprocessableEntity, CodeKeyReused,
 		"Another request was sent with this idempotency key. Take a new key for a new request.")
 )
 
-// Claim is a request that its holder carries out. Made by Begin, and ended by Finish or Abandon.
+// Claim is the right to carry out a request. Begin returns it, and Finish or Abandon ends it.
 type Claim struct {
 	manager *management.Manager
 	id      []byte
@@ -56,18 +56,18 @@ type Claim struct {
 
 // StoredResponse is the stored response of a request that was carried out before.
 type StoredResponse struct {
-	// Status, ETag and Body are the answer; Status is 0 where it was not kept.
+	// Status, ETag and Body are the response; Status is 0 if the response was not stored.
 	Status int
 	ETag   string
 	Body   string
-	// Effect is what it led to; zero where it changed nothing.
+	// Effect is the change that the request made; zero if it made none.
 	Effect Effect
 }
 
-// inProgress are the claims of this process: an endpoint and the console may be served by several handlers.
+// inProgress holds the claims of all handlers of this process.
 var inProgress claimsInProgress
 
-// claimsInProgress are the claims of this process that are being carried out.
+// claimsInProgress is a set of claims whose requests are running.
 type claimsInProgress struct {
 	mu     sync.Mutex
 	claims map[string]bool
@@ -92,24 +92,25 @@ func (r *claimsInProgress) has(claim string) bool {
 	return r.claims[claim]
 }
 
-// processName tells this process's claims from those of others on the same store.
+// processName begins the claims of this process. It differs from those of other processes that
+// share the store.
 var processName = rand.Text()
 
-// Begin claims a request, which request is the digest of, for whom owner names under a
-// key of theirs. It returns either the claim or what came of the request before. 409
-// request_running where it is being carried out now, 422 idempotency_key_reused where
-// the key was another request's.
-func Begin(ctx context.Context, m *management.Manager, owner, key string, request []byte) (once *Claim, earlier *StoredResponse, err error) {
+// Begin claims a request. owner identifies the sender, key is the idempotency key, and request the
+// digest of the request. Begin returns a claim, or the stored response of the same request. It
+// returns 409 request_running while the request is being carried out, and 422
+// idempotency_key_reused if the key belongs to another request.
+func Begin(ctx context.Context, m *management.Manager, owner, key string, request []byte) (c *Claim, earlier *StoredResponse, err error) {
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	claim := processName + rand.Text()
 	inProgress.set(claim, true)
 	defer func() {
-		if once == nil {
+		if c == nil {
 			inProgress.set(claim, false)
 		}
 	}()
 	err = m.Store().Update(ctx, inRows(func(tx Tx) error {
-		once, earlier = nil, nil
+		c, earlier = nil, nil
 		now := m.Clock()
 		if err := tx.PruneIdempotency(now); err != nil {
 			return err
@@ -135,19 +136,19 @@ func Begin(ctx context.Context, m *management.Manager, owner, key string, reques
 				earlier = &StoredResponse{Effect: row.Effect}
 				return nil
 			}
-			// Whoever began it is gone and has changed nothing.
+			// The process that held the claim was stopped and has changed nothing.
 			row.Claim, row.ClaimedAt = claim, now
 			if err := tx.UpdateIdempotency(row); err != nil {
 				return err
 			}
 		}
-		once = &Claim{manager: m, id: id[:], claim: claim}
+		c = &Claim{manager: m, id: id[:], claim: claim}
 		return nil
 	}))
 	if err != nil {
-		once, earlier = nil, nil
+		c, earlier = nil, nil
 	}
-	return once, earlier, err
+	return c, earlier, err
 }
 
 // claimAlive reports whether the request of a claim without a response may still run.
@@ -158,12 +159,12 @@ func claimAlive(row *Record, now time.Time) bool {
 	return row.Effect.Action == "" && now.Sub(row.ClaimedAt) < claimTTL
 }
 
-// Context returns a context by which all that a Manager changes is part of the request.
+// Context returns a context for the calls of the Manager that carry out the request.
 func (o *Claim) Context(ctx context.Context) context.Context {
 	return management.WithRecorder(ctx, o.record)
 }
 
-// record notes, in the transaction that makes a change, that the request made it.
+// record stores the effect of a change in the transaction that makes the change.
 func (o *Claim) record(c *management.Call) error {
 	tx, err := management.Role[Tx](c.Tx)
 	if err != nil {
@@ -171,7 +172,7 @@ func (o *Claim) record(c *management.Call) error {
 	}
 	row, err := tx.LockIdempotency(o.id)
 	if errors.Is(err, gateway.ErrNotFound) || err == nil && row.Claim != o.claim {
-		// It took so long that another process took it over.
+		// The request took so long that another process has taken over the claim.
 		return errRequestRunning
 	}
 	if err != nil {
@@ -184,7 +185,7 @@ func (o *Claim) record(c *management.Call) error {
 	return tx.UpdateIdempotency(row)
 }
 
-// Finish stores the request's answer, which must hold no secret.
+// Finish stores the response. It must hold no secret.
 func (o *Claim) Finish(ctx context.Context, status int, etag, body string) error {
 	return o.end(ctx, func(tx Tx, row *Record) error {
 		row.Status, row.ETag, row.Body = status, etag, body
@@ -192,7 +193,8 @@ func (o *Claim) Finish(ctx context.Context, status int, etag, body string) error
 	})
 }
 
-// Abandon gives the request up: where it changed nothing, it may be sent anew.
+// Abandon ends the claim without a response. If the request has changed nothing, it deletes the
+// record, so that the request can be sent again.
 func (o *Claim) Abandon(ctx context.Context) error {
 	return o.end(ctx, func(tx Tx, row *Record) error {
 		if row.Effect.Action != "" {
@@ -204,7 +206,7 @@ func (o *Claim) Abandon(ctx context.Context) error {
 
 func (o *Claim) end(ctx context.Context, f func(Tx, *Record) error) error {
 	defer inProgress.set(o.claim, false)
-	// The caller may be gone, but the row is not theirs alone.
+	// The sender may be gone, but other requests wait for the record.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	return o.manager.Store().Update(ctx, inRows(func(tx Tx) error {

@@ -2,39 +2,41 @@ package idempotency
 
 import "time"
 
-// Record is a request that is to be carried out once, as stored.
+// Record is the record of a request, as stored.
 type Record struct {
-	// ID is a digest of whose request it is and of the key they gave it.
+	// ID is a digest of the sender and the idempotency key.
 	ID []byte
-	// Request is a digest of the request itself.
+	// Request is a digest of the request.
 	Request []byte
-	// Claim names who carries it out, since ClaimedAt.
+	// Claim names the claim that carries out the request since ClaimedAt.
 	Claim     string
 	ClaimedAt time.Time
 	ExpiresAt time.Time
-	// Effect is what was committed for it; its Action is "" before.
+	// Effect is the change that was committed for the request; its Action is "" before that.
 	Effect Effect
-	// Status, ETag and Body are the answer; Status is 0 before there is one.
+	// Status, ETag and Body are the response; Status is 0 before there is one.
 	Status int
 	ETag   string
 	Body   string
 }
 
-// Effect is what a request led to, as its last audit event tells.
+// Effect is the change that a request made, as its last audit event describes it.
 type Effect struct {
 	Action, Target string
-	// Balance is a tenant's after its credits were moved; nil for other actions.
+	// Balance is the tenant's balance after a movement of credits; nil for other actions.
 	Balance *int64
 }
 
 // Tx reads and writes the records, in a transaction of the store.
 type Tx interface {
-	// InsertIdempotency reports whether there was no row of that ID yet. Where there was one, nothing is written.
+	// InsertIdempotency stores a record and returns true. If there is a record with that ID, it
+	// writes nothing and returns false.
 	InsertIdempotency(*Record) (bool, error)
-	// LockIdempotency returns a row, and until the transaction ends no other reads it through LockIdempotency.
+	// LockIdempotency returns a record. Until the transaction ends, no other transaction returns
+	// from LockIdempotency for that record.
 	LockIdempotency(id []byte) (*Record, error)
 	UpdateIdempotency(*Record) error
 	DeleteIdempotency(id []byte) error
-	// PruneIdempotency deletes the rows that have expired at now.
+	// PruneIdempotency deletes the records that have expired at now.
 	PruneIdempotency(now time.Time) error
 }

@@ -1,3 +1,4 @@
+// Package importer imports keys that another system issued, as full keys or as hashes.
 package importer
 
 import (
@@ -17,78 +18,80 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// MaxRows is how many rows one call of Import takes.
+// MaxRows bounds the rows of one call of Import.
 const MaxRows = 1000
 
-// Row is a key that was issued elsewhere: the full key, or a hash of it.
+// Row is a key that another system issued: the full key, or a hash of it.
 type Row struct {
-	// Tenant is a slug.
+	// Tenant is the slug of the key's tenant.
 	Tenant string
-	// Key is the full key. It is hashed at once, and neither stored nor logged.
+	// Key is the full key. Import hashes it at once, and neither stores nor logs it.
 	Key management.Optional[string]
-	// Hash and Algorithm are what stands for the key where it came from: sha256, sha512 or
-	// hmac-sha256 in hexadecimal or base64, or bcrypt. Pepper is the id of an HMAC's pepper; not needed
-	// where one only is configured.
+	// Hash is the hash of the key, and Algorithm is "sha256", "sha512", "hmac-sha256" or "bcrypt".
+	// All but bcrypt are in hexadecimal or base64. Pepper is the id of the pepper of an HMAC.
+	// Default: the only pepper that is configured.
 	Hash, Algorithm, Pepper management.Optional[string]
-	// Prefix and LastFour are what people know the key by, of a key that comes as a hash.
-	// A bcrypt hash is found by Prefix, and needs four random characters in it.
+	// Prefix and LastFour are the visible parts of a key that comes as a hash. Prefix is needed to
+	// look up a bcrypt hash, and must hold four random characters of the key.
 	Prefix, LastFour management.Optional[string]
 	// CreatedAt is in the past. Default and null: now.
 	CreatedAt management.Optional[time.Time]
-	// Disabled and Revoked keys are known, and refused.
+	// Disabled and Revoked make the key one that is rejected.
 	Disabled, Revoked management.Optional[bool]
-	// RevokedAt is in the past and makes the key revoked. Default and null: now, where Revoked.
+	// RevokedAt is in the past. It makes the key revoked. Default and null: now, if Revoked is
+	// true.
 	RevokedAt management.Optional[time.Time]
-	// Fields are as in any key, but for Name, whose default is "imported", and
-	// ExpiresAt, which may be past.
+	// Fields are the fields of any key. The default of Name is "imported", and ExpiresAt may be in
+	// the past.
 	Fields management.KeyFields
-	// Fault is why the row can't be read; it is then refused for that.
+	// Fault is the reason why the row can't be parsed. Import rejects the row with it.
 	Fault *management.Error
 }
 
-// What became of a row.
+// These are the outcomes of a row.
 const (
 	Created   = "created"
 	Unchanged = "unchanged"
 	Rejected  = "refused"
 )
 
-// Result is what became of one row.
+// Result is the outcome of one row.
 type Result struct {
 	// Row counts from 0.
 	Row    int    `json:"row"`
 	Result string `json:"result"`
-	// ID is the key's; null where the row was refused.
+	// ID is the key's id; nil if the row was rejected.
 	ID *string `json:"id"`
-	// Code, Detail and Errors say why a row was refused.
+	// Code, Detail and Errors are the reason why a row was rejected.
 	Code   string                  `json:"code,omitempty"`
 	Detail string                  `json:"detail,omitempty"`
 	Errors []management.FieldError `json:"errors,omitempty"`
 }
 
-// Options say which rows an import takes.
+// Options configures an import.
 type Options struct {
-	// CreateTenants makes a tenant that does not exist, on the default plan.
+	// CreateTenants makes Import create tenants that do not exist, on the default plan.
 	CreateTenants bool
-	// AllowUnknownShape takes hashes of which nothing says that the gateway accepts their keys. Such
-	// keys are rejected until the configuration accepts their shape.
+	// AllowUnknownShape accepts hashes of keys that the configuration may not accept. The gateway
+	// rejects such keys until the configuration accepts their shape.
 	AllowUnknownShape bool
 }
 
-// Report is what became of all rows.
+// Report holds the outcomes of all rows.
 type Report struct {
 	Created        int `json:"created"`
 	Unchanged      int `json:"unchanged"`
 	Rejected       int `json:"refused"`
 	TenantsCreated int `json:"tenants_created"`
-	// AcceptedShapes are those of the configuration. A key that has none of them is rejected.
+	// AcceptedShapes describe the shapes of keys that the configuration accepts. The gateway
+	// rejects all other keys.
 	AcceptedShapes []string `json:"accepted_shapes"`
 	Data           []Result `json:"data"`
 }
 
-// Import stores keys that were issued elsewhere, up to MaxRows in one transaction. A
-// row that is against a rule is refused alone; the others are stored. A key that its tenant has
-// already is left as it is, so an import may be run again, after a failure or at any time.
+// Import stores keys that another system issued, up to MaxRows in one transaction. A row that
+// breaks a rule is rejected, and the others are stored. A key that its tenant already has stays as
+// it is, so that an import can be repeated at any time.
 func Import(ctx context.Context, m *management.Manager, a management.Actor, keyspace string, rows []Row, o Options) (r Report, err error) {
 	if len(rows) == 0 || len(rows) > MaxRows {
 		var f management.Faults
@@ -104,7 +107,7 @@ func Import(ctx context.Context, m *management.Manager, a management.Actor, keys
 			return r, err
 		}
 	}
-	// Keys are hashed before the transaction, which holds up other writers.
+	// Keys are hashed before the transaction, since it blocks other writers.
 	forms := make([]importedKey, len(rows))
 	for i := range rows {
 		forms[i] = readImportedKey(ks, view.Hasher, &rows[i], o.AllowUnknownShape)
@@ -112,8 +115,8 @@ func Import(ctx context.Context, m *management.Manager, a management.Actor, keys
 	if err := ctx.Err(); err != nil {
 		return r, err
 	}
-	// Once begun, a batch is ended: the driver would have each of its thousands of statements watched for
-	// a caller who goes away, which is dearer than many of them, and the batch is short.
+	// The context can't be cancelled, so that the driver does not watch each of thousands of
+	// statements, which would take longer than many of them. A batch is short.
 	err = m.Write(context.WithoutCancel(ctx), a, ks.Name, func(c *management.Call) error {
 		tx, err := management.Role[Tx](c.Tx)
 		if err != nil {
@@ -124,18 +127,18 @@ func Import(ctx context.Context, m *management.Manager, a management.Actor, keys
 		plain := c.Tx
 		im.batch = &batchTx{Tx: plain, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[events.WebhookQuery][]*events.WebhookRow{}}
 		c.UseTx(im.batch)
-		defer c.UseTx(plain) // a batchTx has no other role
+		defer c.UseTx(plain) // A batchTx implements no role, but other packages need theirs.
 		if err := im.lookUp(forms); err != nil {
 			return err
 		}
 		for i := range rows {
 			res := Result{Row: i}
 			id, result, err := im.row(&rows[i], &forms[i])
-			var refused *management.Error
+			var rejected *management.Error
 			switch {
-			case errors.As(err, &refused):
+			case errors.As(err, &rejected):
 				r.Rejected++
-				res.Result, res.Code, res.Detail, res.Errors = Rejected, refused.Code, refused.Detail, refused.Fields
+				res.Result, res.Code, res.Detail, res.Errors = Rejected, rejected.Code, rejected.Detail, rejected.Fields
 			case err != nil:
 				return err
 			default:
@@ -153,23 +156,25 @@ func Import(ctx context.Context, m *management.Manager, a management.Actor, keys
 	return r, err
 }
 
-// importedKey is the stored part of a row's key.
+// importedKey is the key of a row in the forms that the store holds.
 type importedKey struct {
-	// candidates are all in which the store may hold it already; the first is how it is stored.
+	// candidates are all forms in which the store may already hold the key. The first is the one
+	// to store.
 	candidates []apikey.Candidate
 	marks      []apikey.Mark
-	// hint is of a bcrypt hash, nil for others.
+	// hint belongs to a bcrypt hash; nil for other algorithms.
 	hint *apikey.Hint
-	// first and last are what is shown of it.
+	// first and last are the visible parts of the key.
 	first, last string
-	// origin says how it came.
+	// origin is "plain", or the algorithm of the hash.
 	origin string
-	// environment is what the key's own prefix says; "" where it says nothing.
+	// environment is the environment of the key's prefix; "" where the prefix has none.
 	environment string
 	faults      management.Faults
 }
 
-// readImportedKey hashes a row's key, or reads its hash. No fault that it notes holds any of it.
+// readImportedKey hashes the key of a row, or parses its hash. No fault that it records holds a
+// part of either.
 func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnknown bool) (f importedKey) {
 	has := func(o management.Optional[string]) bool { return o.Set && !o.Null && o.Value != "" }
 	switch {
@@ -179,7 +184,7 @@ func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnkn
 	case has(row.Key):
 		f.origin = "plain"
 		if has(row.Algorithm) || has(row.Pepper) {
-			f.faults.Invalid("algorithm", "is of a hash; this row has a key")
+			f.faults.Invalid("algorithm", "belongs to a hash, but this row has a key")
 		}
 		shape := ks.Grammar.Match(row.Key.Value)
 		if shape == nil {
@@ -189,22 +194,22 @@ func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnkn
 		f.environment = shape.Environment
 		f.candidates = h.Candidates(nil, row.Key.Value)
 		f.first, f.last = ks.Grammar.Shown(row.Key.Value)
-		// The same as of a row that holds the key's SHA-256.
+		// A row with the key's SHA-256 has the same marks.
 		for _, c := range f.candidates {
 			if c.Algorithm == apikey.SHA256 {
 				f.marks = h.Marks(nil, c.Digest)
 			}
 		}
 	case !has(row.Algorithm):
-		f.faults.Invalid("algorithm", "is needed beside a hash: sha256, sha512, hmac-sha256 or bcrypt")
+		f.faults.Invalid("algorithm", "must be stated with a hash: sha256, sha512, hmac-sha256 or bcrypt")
 	default:
 		f.readHash(ks, h, row, allowUnknown)
 	}
 	return f
 }
 
-// readHash reads a row's hash, which shows nothing of the key. So the row must state a prefix that
-// a shape takes, or the configuration must accept keys of another system at all.
+// readHash parses the hash of a row. A hash does not show the shape of its key. So the row must
+// state a prefix that a shape accepts, or the configuration must accept keys of other systems.
 func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnknown bool) {
 	f.origin = row.Algorithm.Value
 	var err error
@@ -222,9 +227,9 @@ func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Row,
 	}
 	var c apikey.Candidate
 	if f.origin == "bcrypt" {
-		var lead apikey.Hint
-		c, lead, err = ks.Grammar.Bcrypt(row.Hash.Value, row.Prefix.Value)
-		f.hint = &lead
+		var hint apikey.Hint
+		c, hint, err = ks.Grammar.Bcrypt(row.Hash.Value, row.Prefix.Value)
+		f.hint = &hint
 	} else {
 		c, err = h.Imported(f.origin, row.Hash.Value, row.Pepper.Value)
 	}
@@ -241,7 +246,7 @@ func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Row,
 	}
 }
 
-// acceptedShapes describes a keyspace's shapes to people.
+// acceptedShapes describes the shapes of a keyspace for people.
 func acceptedShapes(ks *gateway.Keyspace) []string {
 	var out []string
 	for _, s := range ks.Grammar.Shapes() {
@@ -261,7 +266,7 @@ func acceptedShapes(ks *gateway.Keyspace) []string {
 	return out
 }
 
-// listShapes names a keyspace's shapes for a message.
+// listShapes lists the names of a keyspace's shapes for a message.
 func listShapes(ks *gateway.Keyspace) string {
 	var names []string
 	for _, s := range ks.Grammar.Shapes() {
@@ -274,19 +279,20 @@ func listShapes(ks *gateway.Keyspace) string {
 	return "there is " + strings.Join(names, ", ")
 }
 
-// run carries out one call of Import.
+// run is one call of Import.
 type run struct {
 	*management.Call
 	rows          Tx
 	batch         *batchTx
 	report        *Report
 	createTenants bool
-	// digests and marks are those of the rows that the store holds.
+	// digests and marks are those of the rows that the store already holds.
 	digests map[apikey.Digest]bool
 	marks   map[apikey.Mark]bool
 }
 
-// lookUp looks for all rows' keys in the store at once. Of most there are none.
+// lookUp looks up the keys of all rows in one statement. The store holds few of them in most
+// imports.
 func (im *run) lookUp(forms []importedKey) (err error) {
 	var digests []apikey.Digest
 	var marks []apikey.Mark
@@ -300,7 +306,7 @@ func (im *run) lookUp(forms []importedKey) (err error) {
 	return err
 }
 
-// row stores one row, and says under which id, and what was done.
+// row stores one row. It returns the key's id and the outcome.
 func (im *run) row(row *Row, form *importedKey) (id, result string, err error) {
 	if row.Fault != nil {
 		return "", "", row.Fault
@@ -334,7 +340,7 @@ func (im *run) row(row *Row, form *importedKey) (id, result string, err error) {
 		return "", "", err
 	}
 	if plan == nil {
-		plan = &gateway.Plan{Cap: im.Keyspace.Scopes.All()} // that there is none, CreateTenant says
+		plan = &gateway.Plan{Cap: im.Keyspace.Scopes.All()} // CreateTenant reports that there is no plan.
 	}
 	k := im.newKey(&f, row, form, t, plan)
 	if form.hint != nil {
@@ -343,7 +349,7 @@ func (im *run) row(row *Row, form *importedKey) (id, result string, err error) {
 			return "", "", err
 		}
 		if n >= gateway.MaxPerHint {
-			f.Invalid("prefix", "%d keys that are stored as bcrypt begin so, and no more can be told apart in time; state more of the key's beginning", n)
+			f.Invalid("prefix", "%d keys that are stored as bcrypt begin like this one, and comparing more would take too long; state more of the key's beginning", n)
 		}
 	}
 	if err := f.Err(); err != nil {
@@ -363,8 +369,8 @@ func (im *run) row(row *Row, form *importedKey) (id, result string, err error) {
 	return k.ID, Created, im.store(k, form)
 }
 
-// known returns the key that the store already holds in one of the row's forms, or that was
-// imported from it before; nil where there is none.
+// known returns the key that the store holds in one of the row's forms, or that was imported from
+// it before; nil for none.
 func (im *run) known(form *importedKey) (*gateway.Key, error) {
 	for _, c := range form.candidates {
 		if !im.digests[c.Digest] {
@@ -385,11 +391,11 @@ func (im *run) known(form *importedKey) (*gateway.Key, error) {
 	return nil, nil
 }
 
-// checkSameKey refuses a row whose key is another's, or was deleted.
+// checkSameKey rejects a row whose key belongs to another tenant or was deleted.
 func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 	switch {
 	case k.Tenant != t.Slug:
-		// Whose it is, is nobody else's business.
+		// The error must not name the other tenant.
 		return management.Reject(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
 	case !k.DeletedAt.IsZero():
 		return management.Reject(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
@@ -397,10 +403,10 @@ func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 	return nil
 }
 
-// CodeKeyTaken says that the key of a row is another's.
+// CodeKeyTaken is the code for a row whose key belongs to another tenant or was deleted.
 const CodeKeyTaken = "key_taken"
 
-// newKey reads the row's fields, by the rules of every new key.
+// newKey returns the key of a row. It applies the rules of every new key.
 func (im *run) newKey(f *management.Faults, row *Row, form *importedKey, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
 	k := &gateway.Key{
 		ID: im.NewID(management.KeyIDPrefix), Keyspace: im.Keyspace.Name, Tenant: t.Slug, Version: 1,
@@ -418,7 +424,7 @@ func (im *run) newKey(f *management.Faults, row *Row, form *importedKey, t *gate
 	case !in.Environment.Set:
 		in.Environment = management.Some(form.environment)
 	case in.Environment.Value != form.environment:
-		f.Invalid("environment", "is not what the key's prefix says, which is %s", form.environment)
+		f.Invalid("environment", "does not match the key's prefix, which stands for %s", form.environment)
 	}
 	expires := in.ExpiresAt
 	if expires.Set && !expires.Null && !expires.Value.After(im.Now) {
@@ -426,7 +432,7 @@ func (im *run) newKey(f *management.Faults, row *Row, form *importedKey, t *gate
 		k.ExpiresAt = im.past(f, "expires_at", expires)
 	}
 	im.ApplyKey(f, k, plan, in, true)
-	// The event of an import only counts.
+	// Write checks only the event of the last row, so that the texts of each row are checked here.
 	im.CheckSecret(f, "name", k.Name)
 	im.CheckSecret(f, "description", k.Description)
 	im.CheckSecret(f, "metadata", string(k.Metadata))
@@ -437,7 +443,7 @@ func (im *run) newKey(f *management.Faults, row *Row, form *importedKey, t *gate
 	if row.RevokedAt.Set && !row.RevokedAt.Null {
 		k.RevokedAt = im.past(f, "revoked_at", row.RevokedAt)
 		if row.Revoked.Set && !row.Revoked.Null && !row.Revoked.Value {
-			f.Invalid("revoked", "is false, but the row says since when the key is revoked")
+			f.Invalid("revoked", "is false, but the row states revoked_at")
 		}
 	} else if row.Revoked.Value {
 		k.RevokedAt = im.Now
@@ -445,7 +451,8 @@ func (im *run) newKey(f *management.Faults, row *Row, form *importedKey, t *gate
 	return k
 }
 
-// past returns a moment that is not in the future, as it is stored.
+// past returns a time with the precision of the store. It records a fault if the time is in the
+// future.
 func (im *run) past(f *management.Faults, field string, o management.Optional[time.Time]) time.Time {
 	at := o.Value.UTC().Truncate(time.Microsecond)
 	if at.After(im.Now) || at.Year() < 1970 {
@@ -454,11 +461,11 @@ func (im *run) past(f *management.Faults, field string, o management.Optional[ti
 	return at
 }
 
-// createMissingTenant makes a tenant on the default plan, with its event.
+// createMissingTenant creates a tenant on the default plan, with its event.
 func (im *run) createMissingTenant(slug string) (*gateway.Tenant, error) {
 	before := im.Event
 	if _, err := im.CreateTenant(slug, management.TenantFields{}); err != nil {
-		return nil, err // a refusal has written nothing, and left the event as it was
+		return nil, err // A rejected tenant has written nothing and left no event.
 	}
 	made := im.Event
 	im.Event = before
@@ -470,7 +477,7 @@ func (im *run) createMissingTenant(slug string) (*gateway.Tenant, error) {
 	return im.FindTenant(slug, true)
 }
 
-// store writes a key with its secret and leaves its event.
+// store stores a key with its secret, and leaves its event in the call.
 func (im *run) store(k *gateway.Key, form *importedKey) error {
 	if err := im.flush(); err != nil {
 		return err
@@ -483,7 +490,7 @@ func (im *run) store(k *gateway.Key, form *importedKey) error {
 		return err
 	}
 	im.batch.countActive(k)
-	// A later row may hold it once more.
+	// A later row may hold the same key.
 	im.digests[form0.Digest], im.marks[form.marks[0]] = true, true
 	im.AddChange(gateway.ChangeKey, k.ID)
 	after := management.KeyFieldsOf(k)
@@ -492,7 +499,7 @@ func (im *run) store(k *gateway.Key, form *importedKey) error {
 	return nil
 }
 
-// flush appends the event of the row before, since a call holds one.
+// flush appends the event of the row before, since a call holds only one event.
 func (im *run) flush() error {
 	if im.Event == nil {
 		return nil
@@ -500,23 +507,23 @@ func (im *run) flush() error {
 	return im.AppendEvent()
 }
 
-// batchTx remembers, for many writes to the same tenants in one transaction, what would
-// be read anew for each.
+// batchTx caches rows that each row of an import would read again.
 type batchTx struct {
 	management.Tx
-	tenants    map[string]*gateway.Tenant // by slug as asked for
-	activeKeys map[string]int             // by slug as stored
+	tenants    map[string]*gateway.Tenant // The key is the slug as a row states it.
+	activeKeys map[string]int             // The key is the slug in the stored case.
 	webhooks   map[events.WebhookQuery][]*events.WebhookRow
-	newest     *audit.Row // the newest event, nil before the first was read or written
-	// active are the keyspace's active webhooks, unless they are many.
+	newest     *audit.Row // newest is the newest audit event; nil before the first one was appended.
+	// active are the active webhooks of the keyspace. tooMany reports that there are too many to
+	// cache.
 	active  []*events.WebhookRow
 	tooMany bool
 }
 
-// maxWebhooksCached is how many webhooks are looked through for each row.
+// maxWebhooksCached bounds the webhooks that are searched for each row.
 const maxWebhooksCached = 50
 
-// Webhooks is read once: a transaction that imports makes none.
+// Webhooks reads each list only once, since an import creates no webhooks.
 func (b *batchTx) Webhooks(q events.WebhookQuery) ([]*events.WebhookRow, error) {
 	if list, ok := b.webhooks[q]; ok {
 		return list, nil

@@ -1,5 +1,5 @@
-// Package leaks handles reports that a key was found in a public place: it records them, and does with the key what its
-// tenant's plan says.
+// Package leaks handles reports of leaked keys. It records each report as an audit event, and
+// revokes or disables the key if its tenant's plan says so.
 package leaks
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// What a plan does with keys that are reported leaked.
+// These are the actions of a plan for a key that is reported leaked.
 const (
 	Revoke     = "revoke"
 	Disable    = "disable"
@@ -26,22 +26,23 @@ const (
 )
 
 const (
-	// maxLeakText bounds what is kept of where a key was found, in bytes.
+	// maxLeakText bounds each text of a report that is stored, in bytes.
 	maxLeakText = 1000
-	// In leakWindow so many reports of one key are recorded, and each place once: whoever holds the
-	// key may report it without end.
+	// Within leakWindow, at most maxLeaksInWindow reports of one key are recorded, and each place
+	// once. Everyone who has a key can report it again and again.
 	leakWindow       = 24 * time.Hour
 	maxLeaksInWindow = 10
-	// maxLeakSearch bounds among how many events of the key they are looked for.
+	// maxLeakSearch bounds how many events of the key are searched for former reports.
 	maxLeakSearch = 100
 )
 
-// Leak is a report that a key was found where everybody can read it.
+// Leak is a report that a key was found in a public place.
 type Leak struct {
 	// Key is the full key.
 	Key string
-	// URL says where it was found and Source by what, such as "content" or "npm"; each may be
-	// empty. The keyspace's keys are taken out of them.
+	// URL is the place where the key was found. Source is the kind of the place, such as "content"
+	// or "npm". Either may be empty. The keyspace's keys are removed from both before they are
+	// stored.
 	URL, Source string
 }
 
@@ -54,15 +55,16 @@ type Reporter struct {
 	log     *slog.Logger
 }
 
-// New returns the Reporter of a manager. A process needs only one, which limits its work.
+// New returns the Reporter of a manager. A process needs only one, which limits all its work.
 func New(m *management.Manager) *Reporter {
 	return &Reporter{manager: m, reports: turns.New(reportRules), log: m.Logger()}
 }
 
-// reportRules are how many reports of leaks are dealt with at once, and how many a second that are written down.
+// reportRules limit how many reports are handled at the same time, and how many are recorded per
+// second.
 var reportRules = turns.Rules{Slots: 2, Rate: 5, Burst: 50, Waiting: 256, PerClient: 64}
 
-// KeyspacesOf returns the names, sorted, of the keyspaces of which key has a shape.
+// KeyspacesOf returns the names of the keyspaces that accept keys of this shape, sorted.
 func (rep *Reporter) KeyspacesOf(key string) []string {
 	v := rep.manager.View()
 	if v == nil {
@@ -78,10 +80,10 @@ func (rep *Reporter) KeyspacesOf(key string) []string {
 	return names
 }
 
-// Record records that the key with that id leaked, which l.Key is a secret of, and then does with
-// it what its tenant's plan says. Of a secret that a rotation ended, the leak is recorded and the key left
-// alone. A key that is done with already, and a leak that is known, are no error. wrote reports whether anything was
-// left to be written: a leak that was recorded and dealt with costs the store's writers nothing.
+// Record records the leak of the key with that id, and does what its tenant's plan says. l.Key is
+// one of the key's secrets. If a rotation has ended this secret, Record leaves the key as it is. A
+// known leak, and a key that is already revoked, are no error. wrote reports whether Record has
+// written anything; a repeated report only reads.
 func (rep *Reporter) Record(ctx context.Context, a management.Actor, keyspace, id string, l Leak) (wrote bool, err error) {
 	settled := false
 	err = rep.manager.Read(ctx, a, keyspace, func(c *management.Call) error {
@@ -103,15 +105,15 @@ func (rep *Reporter) Record(ctx context.Context, a management.Actor, keyspace, i
 	return true, rep.record(ctx, a, keyspace, id, l)
 }
 
-// onLeak returns what is to be done with the key.
+// onLeak returns the action for the key: Revoke, Disable or ReportOnly.
 func onLeak(c *management.Call, k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err error) {
 	on = ReportOnly
-	// A plan that is gone says nothing, and that must not keep the leak from being recorded.
+	// The leak is recorded even if the plan is missing from the configuration.
 	if p := c.Keyspace.Plans[t.Plan]; p != nil && p.OnLeak != "" {
 		on = p.OnLeak
 	}
-	outlived, err := secretEnded(c, k, l.Key)
-	if outlived {
+	ended, err := secretEnded(c, k, l.Key)
+	if ended {
 		on = ReportOnly
 	}
 	return on, err
@@ -124,7 +126,7 @@ func (rep *Reporter) record(ctx context.Context, a management.Actor, keyspace, i
 		if err != nil {
 			return err
 		}
-		outlived, err := secretEnded(c, k, l.Key)
+		ended, err := secretEnded(c, k, l.Key)
 		if err != nil {
 			return err
 		}
@@ -136,7 +138,7 @@ func (rep *Reporter) record(ctx context.Context, a management.Actor, keyspace, i
 			return err
 		}
 		c.Event = &audit.Event{Action: events.KeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
-			After: audit.Fields{"source": source, "found_at": url, "on_leak": on, "rotated": outlived}}
+			After: audit.Fields{"source": source, "found_at": url, "on_leak": on, "rotated": ended}}
 		return nil
 	})
 	if err != nil {
@@ -147,16 +149,16 @@ func (rep *Reporter) record(ctx context.Context, a management.Actor, keyspace, i
 		_, err = rep.manager.RevokeKey(ctx, a, keyspace, id)
 	case Disable:
 		_, err = rep.manager.DisableKey(ctx, a, keyspace, id)
-		var refusal *management.Error
-		if errors.As(err, &refusal) && refusal.Status == http.StatusConflict {
-			err = nil // it is revoked, which is more
+		var rejected *management.Error
+		if errors.As(err, &rejected) && rejected.Status == http.StatusConflict {
+			err = nil // The key is revoked, which is more than disabled.
 		}
 	}
 	return err
 }
 
-// secretEnded reports whether full is a secret of the key that a rotation ended. One that is stored
-// in a form that can't be told from it here counts as current.
+// secretEnded reports whether full is a secret of the key that a rotation has ended. It returns
+// false for a secret in a form that can't be compared here, such as bcrypt.
 func secretEnded(c *management.Call, k *gateway.Key, full string) (bool, error) {
 	secrets, err := c.Secrets(c.Keyspace.Name, k.ID)
 	if err != nil {
@@ -172,17 +174,20 @@ func secretEnded(c *management.Call, k *gateway.Key, full string) (bool, error) 
 	return false, nil
 }
 
-// cleanLeakText returns the part that is stored of a text from an unauthenticated client.
+// cleanLeakText returns the text to store for a text of a report. Its keys are removed, and it is
+// cut at maxLeakText.
 func cleanLeakText(c *management.Call, s string) string {
 	if len(s) > maxLeakText {
-		// The end may cut a key in two, of which half would not be taken for one.
+		// The keys are removed before the cut, since half a key at the end would not be
+		// recognized.
 		s = c.Keyspace.Grammar.Clean(s)
 		s = strings.ToValidUTF8(s[:min(len(s), maxLeakText)], "")
 	}
 	return c.Keyspace.Grammar.Clean(s)
 }
 
-// leakRecorded reports whether the leak was recorded, or enough others of the key, not long ago.
+// leakRecorded reports whether the leak, or maxLeaksInWindow others of the key, were recorded
+// within leakWindow.
 func leakRecorded(c *management.Call, k *gateway.Key, source, url string) (bool, error) {
 	rows, err := c.Audit(audit.Query{Keyspace: c.Keyspace.Name, Key: k.ID, Limit: maxLeakSearch})
 	if err != nil {

@@ -13,29 +13,30 @@ import (
 )
 
 const (
-	// maxLeaksWaiting bounds how many reports of leaks wait, of keys that are known, and as many of those that
-	// could not be looked up yet.
+	// maxLeaksWaiting bounds the waiting reports of known keys, and those of keys that could not
+	// be looked up yet.
 	maxLeaksWaiting = 1000
-	// leakTimeout bounds how long the report of a leak waits for its turn.
+	// leakTimeout bounds how long a report waits for its turn before it is queued.
 	leakTimeout = 5 * time.Second
-	// leakRetry is after how long a report is dealt with again that the store did not take.
+	// leakRetry is the pause before a report is handled again after the store failed.
 	leakRetry = time.Second
-	// dropsLogged is how often the log tells of reports that were dropped.
+	// dropsLogged is the shortest time between two log lines about dropped reports.
 	dropsLogged = time.Minute
 )
 
-// handler deals with the report of a leak. It reports whether it wrote something.
+// handler handles a report, and reports whether it wrote anything.
 type handler func(ctx context.Context) (wrote bool, err error)
 
-// queue holds the reports of leaks that had no turn in time. The zero queue is empty.
+// queue holds the reports that got no turn in time. The zero queue is empty.
 type queue struct {
 	mu sync.Mutex
-	// known are of keys that are known, unchecked of others; each key waits once.
+	// known holds reports of known keys, and unchecked reports of other keys. Each key is in a
+	// list once.
 	known, unchecked []report
-	// stop ends the worker, which closes stopped at its end; nil while none runs.
+	// stop ends the worker, which then closes stopped; nil while no worker runs.
 	stop    context.CancelFunc
 	stopped chan struct{}
-	// dropped are those since logged.
+	// dropped counts the dropped reports since the last log line about them.
 	dropped int
 	logged  time.Time
 }
@@ -45,8 +46,8 @@ type report struct {
 	handler handler
 }
 
-// Report deals with the report of a leak of a known key as Record does: in its turn among those that others
-// send, or later where none comes in time or the store does not take it.
+// Report handles a report of a known key as Record does. It waits for its turn among the reports
+// of all clients. If no turn comes in time or the store fails, a worker handles the report later.
 func (rep *Reporter) Report(ctx context.Context, a management.Actor, addr netip.Addr, keyspace, id string, l Leak) {
 	deal := func(ctx context.Context) (bool, error) { return rep.Record(ctx, a, keyspace, id, l) }
 	waiting, cancel := context.WithTimeout(ctx, leakTimeout)
@@ -57,12 +58,14 @@ func (rep *Reporter) Report(ctx context.Context, a management.Actor, addr netip.
 	}
 }
 
-// ReportUnchecked deals with the report of a leak once deal can look the key up; id names the key.
+// ReportUnchecked queues a report of a key that could not be looked up. deal looks the key up and
+// handles the report. id names the key.
 func (rep *Reporter) ReportUnchecked(id string, deal func(ctx context.Context) (wrote bool, err error)) {
 	rep.enqueue(&rep.queue.unchecked, id, deal)
 }
 
-// handle deals with a report, in a turn that done ends. It reports false where that must be done again.
+// handle handles a report, and ends its turn by done. It returns false if the report must be
+// handled again.
 func (rep *Reporter) handle(ctx context.Context, deal handler, done func(cost float64)) bool {
 	cost := 0.0
 	defer func() { done(cost) }()
@@ -70,12 +73,12 @@ func (rep *Reporter) handle(ctx context.Context, deal handler, done func(cost fl
 	if wrote {
 		cost = 1
 	}
-	var refusal *management.Error
+	var rejected *management.Error
 	switch {
 	case err == nil:
-	case errors.As(err, &refusal) && refusal.Status != http.StatusServiceUnavailable:
-		if refusal.Status != http.StatusNotFound { // else the key was deleted just now
-			rep.log.Warn("a reported leak of a key could not be dealt with", "error", err)
+	case errors.As(err, &rejected) && rejected.Status != http.StatusServiceUnavailable:
+		if rejected.Status != http.StatusNotFound { // A key that is not found was deleted just now, which needs no warning.
+			rep.log.Warn("a reported leak of a key could not be handled: revoke the key if it leaked", "error", err)
 		}
 	default:
 		return false
@@ -83,7 +86,7 @@ func (rep *Reporter) handle(ctx context.Context, deal handler, done func(cost fl
 	return true
 }
 
-// enqueue puts a report into one of the queue's lists, and sees to it that it is worked off.
+// enqueue adds a report to one of the queue's lists, and starts the worker if none runs.
 func (rep *Reporter) enqueue(list *[]report, id string, deal handler) {
 	q := &rep.queue
 	q.mu.Lock()
@@ -94,7 +97,7 @@ func (rep *Reporter) enqueue(list *[]report, id string, deal handler) {
 	if len(*list) >= maxLeaksWaiting {
 		q.dropped++
 		if time.Since(q.logged) >= dropsLogged {
-			rep.log.Error("more leaks of keys are reported than can be dealt with: reports were dropped; where they are of keys that leaked, they must be sent again",
+			rep.log.Error("too many leaks of keys were reported at once: reports were dropped, and must be sent again if their keys leaked",
 				"dropped", q.dropped, "waiting", len(q.known)+len(q.unchecked))
 			q.dropped, q.logged = 0, time.Now()
 		}
@@ -108,7 +111,8 @@ func (rep *Reporter) enqueue(list *[]report, id string, deal handler) {
 	}
 }
 
-// next takes the next report out of the queue; false where there is none.
+// next removes the next report from the queue and returns it with its list; false for an empty
+// queue.
 func (q *queue) next() (w report, list *[]report, ok bool) {
 	for _, list := range []*[]report{&q.known, &q.unchecked} {
 		if len(*list) > 0 {
@@ -119,7 +123,7 @@ func (q *queue) next() (w report, list *[]report, ok bool) {
 	return report{}, nil, false
 }
 
-// drain deals with what waits, each in its turn, until nothing does or ctx ends.
+// drain handles the waiting reports, each in its turn, until the queue is empty or ctx ends.
 func (rep *Reporter) drain(ctx context.Context, stopped chan struct{}) {
 	defer close(stopped)
 	q := &rep.queue
@@ -150,8 +154,8 @@ func (rep *Reporter) drain(ctx context.Context, stopped chan struct{}) {
 	}
 }
 
-// Finish deals with the reports of leaks that wait, without further turns, until ctx ends. It drops, and logs,
-// those that are left. Call it before the store is closed, while a configuration runs.
+// Finish handles the waiting reports, without turns, until ctx ends. It drops the rest and logs
+// how many. Call it before the store is closed, while a configuration is active.
 func (rep *Reporter) Finish(ctx context.Context) {
 	q := &rep.queue
 	q.mu.Lock()
@@ -174,6 +178,6 @@ func (rep *Reporter) Finish(ctx context.Context) {
 		}
 	}
 	if lost > 0 {
-		rep.log.Error("reports of leaks were dropped at the stop: where they are of keys that leaked, they must be sent again", "dropped", lost)
+		rep.log.Error("reports of leaked keys were dropped when the gateway stopped: they must be sent again if their keys leaked", "dropped", lost)
 	}
 }

@@ -13,10 +13,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// The queue is bounded, holds a key once, and is worked off at the stop without waiting for turns.
+// TestLeakQueue proves that the queue is bounded and holds each key once, and that Finish handles
+// the reports without turns.
 func TestLeakQueue(t *testing.T) {
 	var log bytes.Buffer
-	rep := &Reporter{log: slog.New(slog.NewTextHandler(&log, nil)), reports: turns.New(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1})} // no turn ever
+	rep := &Reporter{log: slog.New(slog.NewTextHandler(&log, nil)), reports: turns.New(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1})} // These rules never give a turn.
 	var dealt atomic.Int64
 	deal := func(context.Context) (bool, error) { dealt.Add(1); return true, nil }
 	for range 2 {
@@ -24,7 +25,7 @@ func TestLeakQueue(t *testing.T) {
 			rep.enqueue(&rep.queue.known, fmt.Sprint(i), deal)
 		}
 	}
-	// One of them the worker may have taken out of the list.
+	// The worker may have taken one of the reports out of the list.
 	for i := range 20 {
 		rep.enqueue(&rep.queue.known, fmt.Sprint("more", i), deal)
 	}
@@ -36,7 +37,7 @@ func TestLeakQueue(t *testing.T) {
 	if n := dealt.Load(); n < maxLeaksWaiting+1 || n > maxLeaksWaiting+3 {
 		t.Errorf("%d were dealt with", n)
 	}
-	// Those that the store does not take are logged.
+	// Finish logs the reports that the store did not accept.
 	log.Reset()
 	rep.ReportUnchecked("failing", func(context.Context) (bool, error) { return false, gateway.ErrStore })
 	rep.Finish(t.Context())

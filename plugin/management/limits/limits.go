@@ -14,25 +14,28 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Record is where one limit stands now.
+// Record is the current state of one limit.
 type Record struct {
 	// Name is the policy's name, as in the RateLimit headers.
 	Name string `json:"name"`
 	Kind string `json:"kind"`
-	// Per is whom it is counted for: "key", "tenant" or "address".
+	// Per is "key", "tenant" or "address", for each of which the limit is counted.
 	Per string `json:"per"`
-	// Limit is the bucket's size, the quota or the number of requests at once; null for credits.
+	// Limit is the size of the bucket, the quota, or the number of concurrent requests; nil for
+	// credits.
 	Limit *int64 `json:"limit"`
-	// Remaining is what could be spent now; for credits the balance. null per address: there
-	// is one count for each.
+	// Remaining is what can be spent now; for credits, the balance. It is nil for limits per
+	// address, since each address has its own count.
 	Remaining *int64 `json:"remaining"`
-	// Used is what was spent, or the requests that run; null for credits and per address.
+	// Used is what was spent, or the number of running requests; nil for credits and limits per
+	// address.
 	Used *int64 `json:"used"`
-	// ResetAt is when Remaining is Limit again; null where it is, or where that can't be known.
+	// ResetAt is when Remaining reaches Limit again; nil if it already has, or if the time is not
+	// known.
 	ResetAt *time.Time `json:"reset_at"`
 }
 
-// subject is whose limits are meant: a tenant or one of its keys.
+// subject is the tenant or key that limits are counted for.
 type subject struct {
 	view   *gateway.View
 	tenant *gateway.Tenant
@@ -40,7 +43,7 @@ type subject struct {
 	plan   *gateway.Plan
 }
 
-// subject reads a tenant or, where id is not empty, a key.
+// readSubject reads a tenant or, if id is not empty, a key.
 func readSubject(c *management.Call, slug, id string) (s subject, err error) {
 	s.view = c.View
 	if id != "" {
@@ -54,13 +57,13 @@ func readSubject(c *management.Call, slug, id string) (s subject, err error) {
 	return s, err
 }
 
-// Key returns where every limit stands that a key's requests are subject to,
-// its tenant's included.
+// Key returns the state of every limit that a key's requests are subject to, including its
+// tenant's limits.
 func Key(ctx context.Context, m *management.Manager, a management.Actor, keyspace, id string) (management.Page[Record], error) {
 	return status(ctx, m, a, keyspace, "", id)
 }
 
-// Tenant returns where every limit stands that is counted for a tenant as a whole.
+// Tenant returns the state of every limit that is counted for a tenant as a whole.
 func Tenant(ctx context.Context, m *management.Manager, a management.Actor, keyspace, slug string) (management.Page[Record], error) {
 	return status(ctx, m, a, keyspace, slug, "")
 }
@@ -99,7 +102,7 @@ func newRecord(st *ratelimit.Standing, t *gateway.Tenant, now time.Time) Record 
 	l := management.NewLimitRecord(st.Policy)
 	r := Record{Name: l.Name, Kind: l.Kind, Per: l.Per, Remaining: &st.Remaining}
 	if st.Policy.Kind == ratelimit.Credits {
-		// What was spent within the last second may not be taken from it yet.
+		// The balance may still include what requests spent within the last second.
 		r.Remaining = &t.Credits
 		return r
 	}
@@ -115,24 +118,24 @@ func newRecord(st *ratelimit.Standing, t *gateway.Tenant, now time.Time) Record 
 	return r
 }
 
-// ResetKey makes limits that are counted for a key as new, those of these names or all, and
-// returns where its limits stand then.
+// ResetKey resets limits that are counted for a key, and returns the state of all its limits.
+// policies are the names of the limits to reset; all if it is empty.
 func ResetKey(ctx context.Context, m *management.Manager, a management.Actor, keyspace, id string, policies []string) (management.Page[Record], error) {
 	return reset(ctx, m, a, keyspace, "", id, policies)
 }
 
-// ResetTenant is ResetKey for what is counted for a tenant as a whole.
+// ResetTenant is ResetKey for the limits that are counted for a tenant as a whole.
 func ResetTenant(ctx context.Context, m *management.Manager, a management.Actor, keyspace, slug string, policies []string) (management.Page[Record], error) {
 	return reset(ctx, m, a, keyspace, slug, "", policies)
 }
 
 func reset(ctx context.Context, m *management.Manager, a management.Actor, keyspace, slug, id string, policies []string) (page management.Page[Record], err error) {
 	if a.Tenant != "" {
-		return page, management.Reject(http.StatusForbidden, management.CodeInsufficientScope, "Who is confined to one tenant can't reset its limits.")
+		return page, management.Reject(http.StatusForbidden, management.CodeInsufficientScope, "A token of one tenant can't reset limits.")
 	}
 	now := m.Clock()
 	var s subject
-	// The event first: nothing is reset that nobody hears of.
+	// The audit event is stored before the reset, so that no reset is without an event.
 	err = m.Write(ctx, a, keyspace, func(c *management.Call) (err error) {
 		if s, err = readSubject(c, slug, id); err != nil {
 			return err
@@ -144,7 +147,7 @@ func reset(ctx context.Context, m *management.Manager, a management.Actor, keysp
 		var f management.Faults
 		for i, name := range policies {
 			if !slices.Contains(can, name) {
-				f.Invalid("policies/"+strconv.Itoa(i), "is no limit that can be reset here; there is %s", management.OrNone(can))
+				f.Invalid("policies/"+strconv.Itoa(i), "is not a limit that can be reset here; those are %s", management.OrNone(can))
 			}
 		}
 		if err := f.Err(); err != nil {
@@ -169,8 +172,8 @@ func reset(ctx context.Context, m *management.Manager, a management.Actor, keysp
 	return status(ctx, m, a, keyspace, slug, id)
 }
 
-// resettable returns the names of the rates and quotas that are counted for the subject
-// itself. Running requests end by themselves, and credits are added.
+// resettable returns the names of the subject's own rates and quotas. Concurrency falls when
+// requests end, and credits can be added, so neither is reset.
 func (s *subject) resettable() ([]string, error) {
 	limits, err := gateway.TenantLimits(s.plan, s.tenant)
 	if err != nil {

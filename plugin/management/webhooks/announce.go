@@ -50,7 +50,8 @@ func (reg *Registry) PostEvent(ctx context.Context, a management.Actor, keyspace
 		}
 		e := events.Event{ID: c.NewID(events.IDPrefix), Keyspace: c.Keyspace.Name, Tenant: t.Slug, Type: eventType, At: c.Now, Data: data}
 		r = PostedEvent{ID: e.ID, Type: e.Type, At: e.At, Deliveries: len(to.Webhooks)}
-		// The event is not stored, but a request that is sent twice with one idempotency key publishes once.
+		// The audit event is not stored. It makes a request that is repeated with its idempotency
+		// key publish only once.
 		c.Event = &audit.Event{Action: e.Type, Target: e.ID}
 		return c.Events.Publish(to, e)
 	})
@@ -90,7 +91,8 @@ func (reg *Registry) Announce(ctx context.Context, list []events.OneShot) error 
 		if !reg.configured(keyspace) {
 			continue
 		}
-		// Most events have no recipient. Reading that first does not block writers.
+		// Most events have no recipient. Looking for recipients in a read-only transaction does
+		// not block writers.
 		wanted := false
 		if err := reg.manager.Read(ctx, management.System, keyspace, func(c *management.Call) error {
 			for _, o := range part {

@@ -14,19 +14,20 @@ import (
 type DeliveryRecord struct {
 	ID      string `json:"id"`
 	Webhook string `json:"webhook"`
-	// EventID is the webhook-id header; EventType and EventAt are of the event.
+	// EventID is the value of the webhook-id header. EventType and EventAt are the event's type
+	// and time.
 	EventID   string    `json:"event_id"`
 	EventType string    `json:"event_type"`
 	EventAt   time.Time `json:"event_at"`
 	Tenant    *string   `json:"tenant"`
 	// Status is "pending", "delivered" or "dead".
 	Status DeliveryStatus `json:"status"`
-	// Attempts counts those begun since the event, or since it was replayed.
+	// Attempts counts the attempts since the event, or since its last replay.
 	Attempts int `json:"attempts"`
-	// NextAttemptAt is null unless it is pending.
+	// NextAttemptAt is nil unless the delivery is pending.
 	NextAttemptAt *time.Time `json:"next_attempt_at"`
 	LastAttemptAt *time.Time `json:"last_attempt_at"`
-	// ResponseStatus is what the last attempt was answered with; null where it was not.
+	// ResponseStatus is the HTTP status of the last attempt; nil without a response.
 	ResponseStatus *int      `json:"response_status"`
 	Error          *string   `json:"error"`
 	CreatedAt      time.Time `json:"created_at"`
@@ -46,12 +47,12 @@ func deliveryRecord(d *DeliveryRow) DeliveryRecord {
 
 // DeliveryFilter selects a webhook's deliveries, newest first.
 type DeliveryFilter struct {
-	// Status is "" for all.
+	// Status selects deliveries by their status; "" selects all.
 	Status DeliveryStatus
 	management.PageQuery
 }
 
-// Deliveries lists a webhook's deliveries of the last 30 days.
+// Deliveries returns a page of a webhook's deliveries of the last 30 days.
 func (reg *Registry) Deliveries(ctx context.Context, a management.Actor, keyspace, webhook string, q DeliveryFilter) (management.Page[DeliveryRecord], error) {
 	cursors, err := reg.manager.Cursors(ctx)
 	if err != nil {
@@ -86,8 +87,8 @@ func (reg *Registry) Deliveries(ctx context.Context, a management.Actor, keyspac
 	return out, nil
 }
 
-// ReplayDelivery has an event delivered anew, with the same webhook-id, however its delivery stood. 409
-// webhook_inactive where the webhook is not active.
+// ReplayDelivery delivers an event again, with the same webhook-id, whatever the state of its
+// delivery. It returns 409 webhook_inactive if the webhook is not active.
 func (reg *Registry) ReplayDelivery(ctx context.Context, a management.Actor, keyspace, webhook, id string) (r DeliveryRecord, err error) {
 	err = reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(webhook)

@@ -11,19 +11,20 @@ import (
 )
 
 const (
-	// maxEventDelay is how long ago a key may have expired, or become unused, to be told of: a gateway
-	// that was down for longer, or had nobody to tell, does not tell of all that happened meanwhile.
+	// maxEventDelay is the largest age of an expiry that is announced. A gateway that was down for
+	// longer, or had no recipient, does not announce everything that happened meanwhile.
 	maxEventDelay = 7 * 24 * time.Hour
-	// oneShotBatch is how many keys are announced in one transaction.
+	// oneShotBatch bounds the keys that are announced in one transaction.
 	oneShotBatch = 500
 )
 
-// DefaultExpiring and DefaultUnused are when keys that expire, or are not used, are told of.
+// DefaultExpiring is how long before its expiry a key is announced, and DefaultUnused after how
+// long without use.
 var DefaultExpiring = []time.Duration{7 * 24 * time.Hour, 24 * time.Hour}
 
 const DefaultUnused = 90 * 24 * time.Hour
 
-// keyOneShot is something that happens to a key with time.
+// keyOneShot returns an event of a key, with the key's fields as data.
 func keyOneShot(k *gateway.Key, eventType, what string, ref int64, at time.Time) events.OneShot {
 	return events.OneShot{
 		Type: eventType, Keyspace: k.Keyspace, Tenant: k.Tenant, At: at, Subject: "key:" + k.ID, Condition: what, Ref: ref,
@@ -32,8 +33,8 @@ func keyOneShot(k *gateway.Key, eventType, what string, ref int64, at time.Time)
 	}
 }
 
-// AnnounceExpiries announces the keys of a keyspace that expire soon, or have expired. Keys that
-// were made for less than a warning's time ahead are not warned of that early.
+// AnnounceExpiries announces the keys of a keyspace that expire soon or have expired. A key whose
+// whole lifetime is shorter than a warning's time gets no such warning.
 func (reg *Registry) AnnounceExpiries(ctx context.Context, keyspace string) error {
 	warnings := slices.Clone(reg.settings(keyspace).Expiring)
 	slices.Sort(warnings)
@@ -71,13 +72,13 @@ func (reg *Registry) AnnounceExpiries(ctx context.Context, keyspace string) erro
 	}
 }
 
-// expiry returns what is to be told of a key's expiry at now: that it has expired, or the shortest
-// of the warnings that are due. warnings rise.
+// expiry returns the event of a key's expiry at now: that the key has expired, or the shortest
+// warning that is due. warnings are in ascending order.
 func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o events.OneShot, ok bool) {
 	ref := k.ExpiresAt.UnixMicro()
 	if !k.ExpiresAt.After(now) {
 		o = keyOneShot(k, events.KeyExpired, "expired", ref, k.ExpiresAt)
-		// A webhook made since then is not told of the past.
+		// A webhook that was created after the expiry does not receive the event.
 		o.Since = k.ExpiresAt
 		return o, true
 	}
@@ -94,7 +95,7 @@ func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o events.O
 	return o, false
 }
 
-// AnnounceUnused announces the keys of a keyspace that were not used for as long as its configuration says.
+// AnnounceUnused announces the keys of a keyspace that were not used for the configured time.
 func (reg *Registry) AnnounceUnused(ctx context.Context, keyspace string) error {
 	after := reg.settings(keyspace).Unused
 	if after <= 0 {
@@ -119,7 +120,7 @@ func (reg *Registry) AnnounceUnused(ctx context.Context, keyspace string) error 
 					since = k.CreatedAt
 				}
 				o := keyOneShot(k, events.KeyUnused, "unused", since.UnixMicro(), c.Now)
-				// As with expiries, what is long past is no news.
+				// A key that became unused too long ago is not announced, as with expiries.
 				if o.Since = since.Add(after); c.Now.Sub(o.Since) > maxEventDelay {
 					continue
 				}

@@ -7,14 +7,14 @@ import (
 	"slices"
 )
 
-// specialBlocks are the blocks of addresses that are not reached over the Internet, or that
-// stand for others that may not be, as IANA's special-purpose registries (RFC 6890) have them.
+// specialBlocks are the blocks of addresses that the Internet does not route, or that embed
+// another address. IANA's special-purpose registries (RFC 6890) list them.
 var specialBlocks = prefixes(
-	"0.0.0.0/8",        // this network; 0.0.0.0 reaches this machine
+	"0.0.0.0/8",        // "this network"; 0.0.0.0 reaches this machine
 	"10.0.0.0/8",       // private
-	"100.64.0.0/10",    // shared by carriers' customers
+	"100.64.0.0/10",    // shared address space of carriers (RFC 6598)
 	"127.0.0.0/8",      // loopback
-	"169.254.0.0/16",   // link-local, and the metadata of clouds
+	"169.254.0.0/16",   // link-local, with the metadata services of clouds
 	"172.16.0.0/12",    // private
 	"192.0.0.0/24",     // protocol assignments
 	"192.0.2.0/24",     // documentation
@@ -25,18 +25,19 @@ var specialBlocks = prefixes(
 	"203.0.113.0/24",   // documentation
 	"224.0.0.0/4",      // multicast
 	"240.0.0.0/4",      // reserved, broadcast
-	"2001::/23",        // protocol assignments, with Teredo, which wraps IPv4
+	"2001::/23",        // protocol assignments, including Teredo, which embeds IPv4
 	"2001:db8::/32",    // documentation
-	"2002::/16",        // 6to4, which wraps IPv4
+	"2002::/16",        // 6to4, which embeds IPv4
 	"3fff::/20",        // documentation
 	"168.63.129.16/32", // Azure's metadata
 )
 
-// guardedBlocks are opened only by a block that lies inside them: a wider one does not mean them.
+// guardedBlocks hold addresses that give control over a machine. A configured block allows such an
+// address only if the configured block lies inside the guarded one.
 var guardedBlocks = prefixes(
 	"127.0.0.0/8", "::1/128", // loopback
 	"169.254.0.0/16", "fe80::/10", // link-local
-	// The metadata of clouds, from which a machine's credentials can be read.
+	// The metadata services of clouds show the credentials of a machine.
 	"169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",
 )
 
@@ -52,12 +53,13 @@ func prefixes(list ...string) (out []netip.Prefix) {
 	return out
 }
 
-// globalV6 is all that is given out of IPv6. Loopback, link-local, unique local (fc00::/7),
-// multicast, IPv4-mapped and -compatible addresses and NAT64 (64:ff9b::/96, 64:ff9b:1::/48) are outside of it.
+// globalV6 is the part of IPv6 that holds public addresses. Loopback, link-local, unique local
+// (fc00::/7), multicast, IPv4-mapped and -compatible addresses and NAT64 (64:ff9b::/96,
+// 64:ff9b:1::/48) are outside of it.
 var globalV6 = netip.MustParsePrefix("2000::/3")
 
-// PublicAddr says whether an address is one of the Internet: the only ones that webhooks go
-// to unless the configuration allows others.
+// PublicAddr reports whether an address is public. Webhooks are delivered to no other address
+// unless the configuration allows it.
 func PublicAddr(a netip.Addr) bool {
 	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is6() && !globalV6.Contains(a) {
 		return false
@@ -73,17 +75,18 @@ func PublicBlock(p netip.Prefix) bool {
 	return !slices.ContainsFunc(specialBlocks, p.Overlaps)
 }
 
-// Reach is the set of addresses to which webhooks are delivered: the public ones, and those of Private.
+// Reach is the set of addresses to which webhooks are delivered: the public addresses, and those
+// in Private.
 type Reach struct {
 	// Private are blocks of addresses that are not public.
 	Private []netip.Prefix
-	// Listens reports whether this process itself listens at an address. Deliveries never go there. nil: it
-	// listens nowhere.
+	// Listens reports whether this process listens at an address. Nothing is delivered there. nil:
+	// the process listens nowhere.
 	Listens func(netip.AddrPort) bool
 }
 
 // ErrOwnListener rejects an address at which this process itself listens.
-var ErrOwnListener = errors.New("the host and port are this gateway's own, to which webhooks are never delivered; name the address of the receiver itself")
+var ErrOwnListener = errors.New("this gateway itself listens at the host and port, and never delivers webhooks to itself; name the address of the receiver")
 
 // PrivateError rejects an address that is not public and that no block of the configuration allows.
 type PrivateError struct {
@@ -91,12 +94,14 @@ type PrivateError struct {
 	Block netip.Prefix
 }
 
-// Error does not name the address: the webhook's owner may not know what the host's name stands for.
+// Error does not name the address, since the webhook's owner may not know which address the host's
+// name has.
 func (e *PrivateError) Error() string {
 	return "the host is at an address that is not public; an operator can allow its block: webhooks { allow_private <block> }"
 }
 
-// Check returns why webhooks are not delivered to an address: ErrOwnListener, a *PrivateError, or nil.
+// Check returns the reason why webhooks are not delivered to an address, an ErrOwnListener or a
+// *PrivateError; nil if they are.
 func (r Reach) Check(to netip.AddrPort) error {
 	all := effectiveAddrs(to.Addr())
 	for _, a := range all {
@@ -112,7 +117,7 @@ func (r Reach) Check(to netip.AddrPort) error {
 	return nil
 }
 
-// check is Check for one address, without a zone.
+// check is Check for an address without a zone, which is not a listener's.
 func (r Reach) check(a netip.Addr) error {
 	within := guardedBlocks[:0:0]
 	for _, g := range guardedBlocks {
@@ -132,7 +137,8 @@ func (r Reach) check(a netip.Addr) error {
 	return &PrivateError{widest(a, within)}
 }
 
-// widest returns the widest block to name for an address, which lies within the guarded blocks.
+// widest returns the widest private block that would allow an address. within are the guarded
+// blocks that contain the address.
 func widest(a netip.Addr, within []netip.Prefix) netip.Prefix {
 	block := netip.PrefixFrom(a, a.BitLen())
 	if len(within) > 0 {
@@ -152,8 +158,8 @@ func widest(a netip.Addr, within []netip.Prefix) netip.Prefix {
 	return block
 }
 
-// effectiveAddrs returns an address without its zone, and the IPv4 address that it stands for where it wraps one. An
-// unspecified address reaches loopback.
+// effectiveAddrs returns the addresses that a connection to a may reach: a without its zone, and
+// the IPv4 address that it embeds, if any. For an unspecified address they are those of loopback.
 func effectiveAddrs(a netip.Addr) []netip.Addr {
 	a = a.Unmap().WithZone("")
 	switch {
@@ -172,17 +178,19 @@ func effectiveAddrs(a netip.Addr) []netip.Addr {
 	return []netip.Addr{a}
 }
 
-// wrappingBlocks are the blocks of IPv6 whose addresses hold an IPv4 address, and at which byte.
+// wrappingBlocks are the blocks of IPv6 addresses that embed an IPv4 address, which begins at byte
+// at.
 var wrappingBlocks = []struct {
 	block netip.Prefix
 	at    int
 }{
 	{netip.MustParsePrefix("64:ff9b::/96"), 12},   // NAT64
-	{netip.MustParsePrefix("64:ff9b:1::/48"), 12}, // NAT64 of one's own network
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12}, // NAT64 in a local network (RFC 8215)
 	{netip.MustParsePrefix("2002::/16"), 2},       // 6to4
 }
 
-// ParsePrivateBlock reads a block of addresses, such as 10.0.0.0/8, or a single address.
+// ParsePrivateBlock parses a block of addresses, such as 10.0.0.0/8, or a single address. A public
+// block is an error.
 func ParsePrivateBlock(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if a, notAddr := netip.ParseAddr(s); notAddr == nil && a.Zone() == "" {
@@ -190,13 +198,13 @@ func ParsePrivateBlock(s string) (netip.Prefix, error) {
 	}
 	switch {
 	case err != nil:
-		return p, fmt.Errorf("'%s' is no block of addresses, such as 10.0.0.0/8 or fd00::/8, and no address", s)
+		return p, fmt.Errorf("'%s' is neither a block of addresses, such as 10.0.0.0/8 or fd00::/8, nor an address", s)
 	case p.Addr().Is4In6():
 		return p, fmt.Errorf("'%s' is an IPv4 block written as IPv6: write it as IPv4", s)
 	case p != p.Masked():
 		return p, fmt.Errorf("'%s' is no block: it begins at %s; write that, or %s for the one address", s, p.Masked(), p.Addr())
 	case PublicBlock(p):
-		return p, fmt.Errorf("'%s' is public: webhooks go there without being allowed to", s)
+		return p, fmt.Errorf("'%s' is public: webhooks are delivered there without this option", s)
 	}
 	return p, nil
 }

@@ -1,5 +1,6 @@
-// Package webhooks is the management of webhooks: which there are, which events each receives, its deliveries, and the
-// one-shot events that no management request causes. Package webhook sends the deliveries.
+// Package webhooks manages webhooks: their URLs, the events that each receives, and their
+// deliveries. It also announces the one-shot events that no management request causes. Package
+// webhook sends the deliveries.
 //
 //	registry.go  the Registry and its transactions
 //	webhook.go   webhooks and their secrets
@@ -16,15 +17,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Registry manages webhooks. Its methods may block on the store, are safe for concurrent use, and return errors as those of
-// management.Manager.
+// Registry manages webhooks. Its methods may block on the store and are safe for concurrent use.
+// They return errors like those of management.Manager.
 type Registry struct {
 	manager  *management.Manager
 	settings func(keyspace string) Settings
 }
 
-// New returns the Registry of a manager's store. settings returns the active configuration's settings for a keyspace. nil:
-// no webhook can be created.
+// New returns the Registry of a manager's store. settings returns the settings of a keyspace in
+// the active configuration. If it is nil, no webhook can be created.
 func New(m *management.Manager, settings func(keyspace string) Settings) *Registry {
 	if settings == nil {
 		settings = func(string) Settings { return Settings{} }
@@ -32,7 +33,7 @@ func New(m *management.Manager, settings func(keyspace string) Settings) *Regist
 	return &Registry{m, settings}
 }
 
-// call is a transaction of management with the rows of this package.
+// call is a transaction of package management, with access to the rows of this package.
 type call struct {
 	*management.Call
 	Tx

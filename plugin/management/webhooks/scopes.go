@@ -8,9 +8,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// subscriptionScopes is what a token must be allowed to read to have events told to a webhook, by the family of
-// their types: what it can't ask for must not be sent to it either. A product's own events need nothing
-// more: whoever may make webhooks is meant to hear of them.
+// subscriptionScopes are the scopes that a token needs to subscribe a webhook to the events of a
+// family, since the events hold the data that those scopes read. A product's own events need no
+// such scope.
 var subscriptionScopes = map[string][]string{
 	"key":     {"keys:read"},
 	"limit":   {"keys:read"},
@@ -20,11 +20,11 @@ var subscriptionScopes = map[string][]string{
 	"audit":   {"audit:read"},
 }
 
-// checkSubscription refuses, with 403, types of events of which the token by which the actor acts could not read
-// otherwise.
+// checkSubscription returns 403 if the actor's token lacks a scope to read the data of a
+// subscribed event.
 func (c *call) checkSubscription(types []string) error {
-	maker, err := c.Issuer()
-	if maker == nil || err != nil {
+	issuer, err := c.Issuer()
+	if issuer == nil || err != nil {
 		return err
 	}
 	var f management.Faults
@@ -33,13 +33,13 @@ func (c *call) checkSubscription(types []string) error {
 		family, _, _ := strings.Cut(t, ".")
 		needs := subscriptionScopes[family]
 		if t == "*" {
-			needs = []string{"keys:read", "tenants:read"} // heads of the audit are not in it: see hears
+			needs = []string{"keys:read", "tenants:read"} // "*" does not match checkpoints of the audit chain: see events.Matches.
 		}
-		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return management.HasScope(maker.Scopes, scope) })
+		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return management.HasScope(issuer.Scopes, scope) })
 		if len(missing) == 0 {
 			continue
 		}
-		f.Add(management.CodeInsufficientScope, management.Indexed("events", i), "hearing of %s needs the scope %s, which the token lacks", t, strings.Join(missing, " and "))
+		f.Add(management.CodeInsufficientScope, management.Indexed("events", i), "receiving %s needs the scope %s, which the token lacks", t, strings.Join(missing, " and "))
 		for _, scope := range missing {
 			if !slices.Contains(lacks, scope) {
 				lacks = append(lacks, scope)
@@ -51,6 +51,6 @@ func (c *call) checkSubscription(types []string) error {
 	}
 	return &management.Error{
 		Status: http.StatusForbidden, Code: management.CodeInsufficientScope, Fields: f.Fields(),
-		Detail: "The token may not read what the webhook would be told: it lacks the scope " + strings.Join(lacks, " and ") + ". Name only types of events that it may read.",
+		Detail: "The webhook would receive data that the token may not read: the token lacks the scope " + strings.Join(lacks, " and ") + ". Name only types of events that it may read.",
 	}
 }

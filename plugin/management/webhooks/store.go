@@ -11,7 +11,8 @@ import (
 type Tx interface {
 	Webhook(keyspace, id string) (*events.WebhookRow, error)
 	InsertWebhook(*events.WebhookRow) error
-	// UpdateWebhook writes every field but Tenant and Created*, and sets Version to the stored one + 1.
+	// UpdateWebhook writes every field but Tenant and Created*, and sets Version to the stored
+	// Version + 1.
 	UpdateWebhook(*events.WebhookRow) error
 
 	Delivery(keyspace, webhook, id string) (*DeliveryRow, error)
@@ -77,7 +78,7 @@ type DeliveryRow struct {
 // DeliveryQuery selects a webhook's deliveries, newest first.
 type DeliveryQuery struct {
 	Keyspace, Webhook string
-	Status            DeliveryStatus // "" for all
+	Status            DeliveryStatus // Status is "" for all.
 	Before            int64
 	Limit             int
 }

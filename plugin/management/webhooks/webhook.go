@@ -19,70 +19,73 @@ import (
 )
 
 const (
-	// SecretPrefix begins a webhook's secret, as the Standard Webhooks specification has it.
+	// SecretPrefix begins a webhook's secret, as the Standard Webhooks specification defines.
 	SecretPrefix = "whsec_"
-	// webhookSecretBytes is how many random bytes follow, in base64.
+	// webhookSecretBytes is the number of random bytes in a secret, which follow SecretPrefix in
+	// base64.
 	webhookSecretBytes = 32
-	// Grace is for how long deliveries are signed with a rotated secret too.
+	// Grace is how long deliveries are also signed with the former secret after a rotation.
 	Grace = 24 * time.Hour
 
-	// MaxWebhooks bounds the webhooks of one tenant, and those of a keyspace that hear all tenants: each
-	// change writes a delivery for each of them.
+	// MaxWebhooks bounds the webhooks of one tenant, and those of a keyspace that receive the
+	// events of all tenants. Each change may write a delivery for each of them.
 	MaxWebhooks      = 20
 	maxWebhookURL    = 2048
 	maxWebhookEvents = 50
 )
 
-// Codes of refusals about webhooks.
+// These are the codes of errors about webhooks.
 const (
 	CodeOff          = "webhooks_unavailable"
 	CodeLimitReached = "webhook_limit_reached"
 	CodeInactive     = "webhook_inactive"
 )
 
-// Settings is what a configuration says of a keyspace's webhooks.
+// Settings are the settings of a keyspace's webhooks in a configuration.
 type Settings struct {
-	// Sealer encrypts their secrets. nil: there is no secret to do it with, and no webhook can be made.
+	// Sealer encrypts the secrets of webhooks. nil: the configuration has no secret for that, and
+	// no webhook can be created.
 	Sealer Sealer
-	// Reach is the set of addresses to which they are delivered.
+	// Reach is the set of addresses to which webhooks are delivered.
 	Reach Reach
-	// Expiring is how long before a key's expiry key.expiring happens, each once.
+	// Expiring holds how long before a key's expiry key.expiring is published, once for each.
 	Expiring []time.Duration
-	// Unused is after how long without use key.unused happens. 0: never.
+	// Unused is after how long without use of a key key.unused is published. 0: never.
 	Unused time.Duration
 }
 
-// Sealer encrypts what must be stored readably. Safe for concurrent use.
+// Sealer encrypts secrets that must be decrypted later. Safe for concurrent use.
 type Sealer interface {
-	// Seal encrypts plain, bound to what it is for: it is opened for that only.
+	// Seal encrypts plain for a purpose. Open fails for any other purpose.
 	Seal(plain []byte, purpose string) ([]byte, error)
 	Open(sealed []byte, purpose string) ([]byte, error)
 }
 
 var errWebhooksOff = management.Reject(http.StatusUnprocessableEntity, CodeOff,
-	"Webhooks can't be had here: their secrets are stored encrypted, and there is nothing to encrypt them with. "+
+	"Webhooks are not available: the configuration has no secret with which their secrets are encrypted. "+
 		"State secret {env.KEYGATE_SECRET} in the keygate global option, with at least 16 bytes in that variable, and reload.")
 
-// Purpose is what the secrets of the webhook with that id are sealed for.
+// Purpose returns the purpose for which the secrets of the webhook with that id are encrypted.
 func Purpose(id string) string { return "webhook " + id }
 
 // Record is a webhook as the API shows it.
 type Record struct {
 	ID  string `json:"id"`
 	URL string `json:"url"`
-	// Events are the types it hears.
+	// Events are the patterns of the types that the webhook receives.
 	Events []string `json:"events"`
-	// Tenant is whose events it hears; null: all tenants'.
+	// Tenant is the tenant whose events the webhook receives; nil for the events of all tenants.
 	Tenant *string `json:"tenant"`
 	Active bool    `json:"active"`
-	// DisabledReason says why it is not active, where nobody asked for that.
+	// DisabledReason is the reason why Keygate made the webhook inactive; nil if a request did.
 	DisabledReason *string `json:"disabled_reason"`
-	// PreviousSecretUntil is until when deliveries are signed with the rotated secret too.
+	// PreviousSecretUntil is until when deliveries are also signed with the former secret; nil if
+	// they are not.
 	PreviousSecretUntil *time.Time `json:"previous_secret_until"`
 	CreatedAt           time.Time  `json:"created_at"`
 	CreatedBy           string     `json:"created_by"`
 	UpdatedAt           time.Time  `json:"updated_at"`
-	// Version is the record's ETag.
+	// Version is the version for the ETag header.
 	Version int64 `json:"-"`
 }
 
@@ -92,15 +95,16 @@ type Issued struct {
 	Secret string `json:"secret"`
 }
 
-// Fields is what may be stated of a webhook.
+// Fields are the fields of a webhook that a request may state.
 type Fields struct {
-	// URL is where events are posted, http or https. Needed in a new webhook.
+	// URL is the http or https URL that events are sent to. A new webhook needs one.
 	URL management.Optional[string]
-	// Events are types, such as "key.created", "key.*" or "*". Default and null: "*".
+	// Events are patterns of types, such as "key.created", "key.*" or "*". Default and null: "*".
 	Events management.Optional[[]string]
-	// Tenant is whose events it hears; it can't be changed later. Default and null: all tenants'.
+	// Tenant is the tenant whose events the webhook receives. It can't be changed later. Default
+	// and null: the events of all tenants.
 	Tenant management.Optional[string]
-	// Active is true unless stated. One that is not active hears nothing, also later.
+	// Active is true by default. An inactive webhook misses the events of that time for good.
 	Active management.Optional[bool]
 }
 
@@ -115,8 +119,8 @@ func (c *call) webhookRecord(w *events.WebhookRow) Record {
 	return r
 }
 
-// webhookFields is what events show of a webhook. The path and query of its URL may hold a token
-// of the receiver's, so that only where it is stands there.
+// webhookFields returns the fields of a webhook that audit events show. Of the URL they show only
+// scheme and host, since the rest may hold a token of the receiver.
 func webhookFields(w *events.WebhookRow) audit.Fields {
 	at := w.URL
 	if u, err := url.Parse(w.URL); err == nil {
@@ -125,7 +129,7 @@ func webhookFields(w *events.WebhookRow) audit.Fields {
 	return audit.Fields{"url": at, "events": w.Events, "tenant": management.OrNull(w.Tenant), "active": w.Active, "disabled_reason": management.OrNull(w.Disabled)}
 }
 
-// webhook reads a webhook that exists for the actor.
+// webhook returns a webhook that exists for the actor.
 func (c *call) webhook(id string) (*events.WebhookRow, error) {
 	const what = "webhook"
 	if !management.HasIDForm(id, events.WebhookIDPrefix) {
@@ -141,7 +145,8 @@ func (c *call) webhook(id string) (*events.WebhookRow, error) {
 	return w, nil
 }
 
-// applyWebhook writes the fields that are set into w, but the tenant.
+// applyWebhook writes the present fields of in to w, except the tenant, and records their faults.
+// fresh is true for a new webhook.
 func applyWebhook(f *management.Faults, w *events.WebhookRow, in Fields, settings Settings, fresh bool) {
 	if in.URL.Set || fresh {
 		w.URL = in.URL.Value
@@ -163,7 +168,8 @@ func applyWebhook(f *management.Faults, w *events.WebhookRow, in Fields, setting
 	}
 }
 
-// checkEvents returns the types a webhook hears, each once.
+// checkEvents returns the patterns of list without duplicates, and records a fault for each that
+// is not valid.
 func checkEvents(f *management.Faults, field string, list []string) []string {
 	if len(list) == 0 {
 		f.Invalid(field, `must name at least one type; "*" stands for all`)
@@ -175,7 +181,7 @@ func checkEvents(f *management.Faults, field string, list []string) []string {
 	var out []string
 	for i, t := range list {
 		if !events.ValidPattern(t) {
-			f.Invalid(management.Indexed(field, i), "is no type of events; there are %s, types of your own such as job.finished, and patterns such as key.* or *",
+			f.Invalid(management.Indexed(field, i), "is no type of events; the types are %s, your own such as job.finished, and patterns such as key.* or *",
 				strings.Join(events.Types, ", "))
 			continue
 		}
@@ -186,8 +192,8 @@ func checkEvents(f *management.Faults, field string, list []string) []string {
 	return out
 }
 
-// CheckURL says what is wrong with a URL; "" for nothing. What a name stands for is
-// looked at when it is dialled: it may change.
+// CheckURL returns the fault of a URL, "" for none. It does not resolve the host's name: the
+// address is checked at each delivery, because it may change.
 func CheckURL(s string, reach Reach) string {
 	u, err := url.Parse(s)
 	switch {
@@ -216,7 +222,8 @@ func CheckURL(s string, reach Reach) string {
 	return reach.checkHost(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
 }
 
-// checkHost returns why webhooks are not delivered to a host, as far as its name says where it is; "" for no reason.
+// checkHost returns the reason why webhooks are not delivered to a host, as far as that is known
+// without resolving its name; "" for none.
 func (r Reach) checkHost(host string, port uint16) string {
 	addr, err := netip.ParseAddr(host)
 	switch {
@@ -234,12 +241,12 @@ func (r Reach) checkHost(host string, port uint16) string {
 		return fmt.Sprintf("must be at a public address; an operator can allow this one's block in the Caddyfile: webhooks { allow_private %s }", private.Block)
 	}
 	if err != nil {
-		return "must not lead to this gateway itself: deliveries never go to a port at which it listens; name the address of the receiver itself"
+		return "must not be at a port of this gateway itself; name the address of the receiver"
 	}
 	return ""
 }
 
-// newWebhookSecret makes a secret, and what the store keeps of it.
+// newWebhookSecret returns a new secret, and its encrypted form for the store.
 func newWebhookSecret(s Sealer, id string) (secret string, sealed []byte, err error) {
 	b := make([]byte, webhookSecretBytes)
 	rand.Read(b)
@@ -248,8 +255,9 @@ func newWebhookSecret(s Sealer, id string) (secret string, sealed []byte, err er
 	return secret, sealed, err
 }
 
-// CreateWebhook makes a webhook and returns it with its secret. 422 webhooks_unavailable where
-// there is no secret to encrypt it with, 409 webhook_limit_reached where there are MaxWebhooks.
+// CreateWebhook creates a webhook and returns it with its secret. It returns 422
+// webhooks_unavailable if the configuration has no secret to encrypt it with, and 409
+// webhook_limit_reached if there are MaxWebhooks.
 func (reg *Registry) CreateWebhook(ctx context.Context, a management.Actor, keyspace string, in Fields) (r Issued, err error) {
 	err = reg.write(ctx, a, keyspace, func(c *call) error {
 		settings := reg.settings(c.Keyspace.Name)
@@ -262,7 +270,7 @@ func (reg *Registry) CreateWebhook(ctx context.Context, a management.Actor, keys
 		}
 		var f management.Faults
 		if in.Tenant.Set && !in.Tenant.Null {
-			// Also where the actor is confined, to which others' tenants are not there.
+			// For an actor of one tenant, the tenants of others do not exist.
 			t, err := c.FindTenant(in.Tenant.Value, true)
 			switch {
 			case management.IsNotFound(err):
@@ -292,7 +300,7 @@ func (reg *Registry) CreateWebhook(ctx context.Context, a management.Actor, keys
 			return err
 		}
 		if len(others) >= MaxWebhooks {
-			return management.Reject(http.StatusConflict, CodeLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
+			return management.Reject(http.StatusConflict, CodeLimitReached, "There are already %d webhooks, and no more are possible. Delete one first, or add types of events to one.", len(others))
 		}
 		if r.Secret, w.Secret, err = newWebhookSecret(settings.Sealer, w.ID); err != nil {
 			return err
@@ -325,12 +333,12 @@ func (reg *Registry) Webhook(ctx context.Context, a management.Actor, keyspace, 
 
 // Filter selects webhooks, newest first.
 type Filter struct {
-	// Tenant selects that tenant's; "" for all.
+	// Tenant selects the webhooks of a tenant; "" selects all.
 	Tenant string
 	management.PageQuery
 }
 
-// Webhooks lists webhooks. A tenant that does not exist has none.
+// Webhooks returns a page of webhooks. It is empty for a tenant that does not exist.
 func (reg *Registry) Webhooks(ctx context.Context, a management.Actor, keyspace string, q Filter) (management.Page[Record], error) {
 	limit, last, err := q.After("w")
 	if err != nil {
@@ -362,8 +370,8 @@ func (reg *Registry) Webhooks(ctx context.Context, a management.Actor, keyspace 
 	return management.CutPage(out, limit, func(r Record) string { return management.CursorOf("w", r.ID) }), err
 }
 
-// UpdateWebhook changes the fields that are set. One that is made inactive hears nothing more:
-// what was pending is dead, and can be replayed when it is active again.
+// UpdateWebhook changes the fields that are present. If it makes the webhook inactive, the pending
+// deliveries become dead. They can be replayed when the webhook is active again.
 func (reg *Registry) UpdateWebhook(ctx context.Context, a management.Actor, keyspace, id string, in Fields, match management.Match) (r Record, err error) {
 	err = reg.changeWebhook(ctx, a, keyspace, id, &r, func(c *call, w *events.WebhookRow) error {
 		if !match.Matches(w.Version) {
@@ -373,12 +381,12 @@ func (reg *Registry) UpdateWebhook(ctx context.Context, a management.Actor, keys
 		if in.Tenant.Set && !strings.EqualFold(in.Tenant.Value, w.Tenant) {
 			f.Invalid("tenant", "can't be changed; make another webhook")
 		}
-		heard, address := slices.Clone(w.Events), w.URL
+		types, address := slices.Clone(w.Events), w.URL
 		applyWebhook(&f, w, in, reg.settings(c.Keyspace.Name), false)
 		if in.URL.Set {
 			c.CheckSecret(&f, "url", w.URL)
 		}
-		if err := f.Err(); err != nil || slices.Equal(heard, w.Events) && address == w.URL && !in.Active.Value {
+		if err := f.Err(); err != nil || slices.Equal(types, w.Events) && address == w.URL && !in.Active.Value {
 			return err
 		}
 		return c.checkSubscription(w.Events)
@@ -386,7 +394,7 @@ func (reg *Registry) UpdateWebhook(ctx context.Context, a management.Actor, keys
 	return r, err
 }
 
-// DisableWebhook ends a webhook for a reason that its owner is told.
+// DisableWebhook makes a webhook inactive. reason is shown to the webhook's owner.
 func (reg *Registry) DisableWebhook(ctx context.Context, keyspace, id, reason string) error {
 	var r Record
 	return reg.changeWebhook(ctx, management.System, keyspace, id, &r, func(_ *call, w *events.WebhookRow) error {
@@ -395,7 +403,7 @@ func (reg *Registry) DisableWebhook(ctx context.Context, keyspace, id, reason st
 	})
 }
 
-// changeWebhook changes a webhook by set, with its event, and leaves its record in r.
+// changeWebhook changes a webhook by set, with its audit event, and stores its record in r.
 func (reg *Registry) changeWebhook(ctx context.Context, a management.Actor, keyspace, id string, r *Record, set func(*call, *events.WebhookRow) error) error {
 	return reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
@@ -426,8 +434,8 @@ func (reg *Registry) changeWebhook(ctx context.Context, a management.Actor, keys
 	})
 }
 
-// RotateWebhookSecret gives a webhook a new secret and returns it. For Grace
-// deliveries are signed with the one before too.
+// RotateWebhookSecret gives a webhook a new secret and returns it. For Grace, deliveries are also
+// signed with the former secret.
 func (reg *Registry) RotateWebhookSecret(ctx context.Context, a management.Actor, keyspace, id string) (r Issued, err error) {
 	err = reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
@@ -456,7 +464,7 @@ func (reg *Registry) RotateWebhookSecret(ctx context.Context, a management.Actor
 	return r, nil
 }
 
-// DeleteWebhook removes a webhook with its deliveries.
+// DeleteWebhook deletes a webhook with its deliveries.
 func (reg *Registry) DeleteWebhook(ctx context.Context, a management.Actor, keyspace, id string, match management.Match) error {
 	return reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
