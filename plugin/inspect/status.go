@@ -60,7 +60,7 @@ type LimitsStatus struct {
 	Since *time.Time `json:"since,omitempty"`
 	// Nodes is how many gateways share the limits.
 	Nodes int64 `json:"nodes"`
-	// Asked counts the calls of Redis, Waited the requests that waited for one, and FromMemory those that did not. InOutage
+	// Asked counts the calls to Redis, Waited the requests that waited for one, and FromMemory those that did not. InOutage
 	// counts the requests that were decided while Redis did not answer, and Errors the calls that failed.
 	Asked      int64 `json:"asked"`
 	Waited     int64 `json:"waited"`

@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// withSettledCredits runs f while this node leases no credits of the tenant, so that f reads the
-// balance without a lease.
+// withSettledCredits runs f while this node leases no credits of the tenant, so that the balance that
+// f reads is what the tenant has left.
 func (m *Manager) withSettledCredits(ctx context.Context, a Actor, keyspace, slug string, f func() error) error {
 	// WithCredits needs the slug in the stored case, of a tenant that exists.
 	t, err := m.Tenant(ctx, a, keyspace, slug)

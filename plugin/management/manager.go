@@ -332,7 +332,7 @@ func WithRecorder(ctx context.Context, record func(*Call) error) context.Context
 	return context.WithValue(ctx, recorderKey{}, record)
 }
 
-// record runs the recorder of the context, if there is one.
+// record runs the function that WithRecorder added to ctx, if there is one.
 func (c *Call) record(ctx context.Context) error {
 	if record, ok := ctx.Value(recorderKey{}).(func(*Call) error); ok {
 		return record(c)

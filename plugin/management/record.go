@@ -34,8 +34,8 @@ type TenantRecord struct {
 	Version int64 `json:"-"`
 }
 
-// ConcurrencyRecord is the concurrency limit of a record's own; its fields are nil where there is
-// none.
+// ConcurrencyRecord is the concurrency limit that a key's or tenant's own record states. Its fields
+// are nil where the record states none.
 type ConcurrencyRecord struct {
 	Concurrency *int64 `json:"concurrency"`
 	// ConcurrencyPer is "key", "tenant" or "address"; nil for the default, "key".

@@ -20,9 +20,9 @@ type Revocation struct {
 	Keyspace, ID string
 	// Key is the id of the secret's key; "" if the revocation is not of a secret.
 	Key string
-	// Created is when the tenant was created. In a restored older database, another tenant may
-	// have the same slug. The zero time stands for any tenant of that slug; other revocations have
-	// it too.
+	// Created is when the tenant was created. It distinguishes the tenant from another one that
+	// has the same slug in a restored older database. The zero time matches any tenant of the slug.
+	// Revocations of keys, secrets and tokens have the zero time.
 	Created time.Time
 	// At is the time of the decision. For SecretEnded, it is the time at which the secret ends.
 	At time.Time
@@ -119,9 +119,9 @@ func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action s
 	m.log.WarnContext(ctx, "the database does not answer: this node holds a revocation, applies it, and writes it when the database answers", "action", r.Action, "keyspace", r.Keyspace, "id", r.ID)
 	// No node can have confirmed a change that has no number. The largest number makes Confirm
 	// list all nodes as pending.
-	h := &Accepted{receipt(KeyRecord{ID: r.ID, Status: acceptedStatus[r.Action]}, m.engine.Confirm(ctx, r.Keyspace, math.MaxInt64, 0))}
-	h.Receipt.Durable = false
-	return h
+	accepted := &Accepted{receipt(KeyRecord{ID: r.ID, Status: acceptedStatus[r.Action]}, m.engine.Confirm(ctx, r.Keyspace, math.MaxInt64, 0))}
+	accepted.Receipt.Durable = false
+	return accepted
 }
 
 // acceptedStatus is the Status in the receipt of a held revocation, by action.

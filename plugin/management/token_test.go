@@ -145,8 +145,8 @@ func TestTokenEnds(t *testing.T) {
 	g := w.grant(root.Token)
 	child := w.token(g, tokenOf("", "tokens:write", "keys:read"))
 	grandchild := w.token(w.grant(child.Token), tokenOf("", "keys:read"))
-	beside := w.token(nil, tokenOf("", "keys:read"))
-	for _, full := range []string{short.Token, child.Token, grandchild.Token, beside.Token} {
+	unrelated := w.token(nil, tokenOf("", "keys:read"))
+	for _, full := range []string{short.Token, child.Token, grandchild.Token, unrelated.Token} {
 		w.grant(full)
 	}
 	if err := w.RevokeToken(ctx, ada, "", root.ID); err != nil {
@@ -155,7 +155,7 @@ func TestTokenEnds(t *testing.T) {
 	for _, full := range []string{root.Token, child.Token, grandchild.Token} {
 		w.wantNoGrant(full)
 	}
-	w.grant(beside.Token)
+	w.grant(unrelated.Token)
 	// An actor that was authenticated before the revocation can't issue tokens any more.
 	_, err := w.CreateToken(ctx, g.Actor(""), "", tokenOf("", "keys:read"))
 	wantError(t, err, http.StatusUnauthorized, management.CodeInvalidToken)
@@ -163,13 +163,13 @@ func TestTokenEnds(t *testing.T) {
 		t.Errorf("revoking twice: %v", err)
 	}
 	w.wantIntact(5 + 3)
-	wantError(t, w.RevokeToken(ctx, ada, "other", beside.ID), http.StatusNotFound, management.CodeNotFound)
+	wantError(t, w.RevokeToken(ctx, ada, "other", unrelated.ID), http.StatusNotFound, management.CodeNotFound)
 	wantError(t, w.RevokeToken(ctx, ada, "", "tok_x"), http.StatusNotFound, management.CodeNotFound)
 
 	w.grant(short.Token)
 	w.clock.Advance(time.Hour)
 	w.wantNoGrant(short.Token)
-	w.grant(beside.Token)
+	w.grant(unrelated.Token)
 }
 
 // TestTokenOfOneTenant proves what a token of one tenant may not do or learn.

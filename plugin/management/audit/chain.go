@@ -84,7 +84,7 @@ func (s Fields) split() (chained json.RawMessage, personal map[string]any, err e
 		}
 		personal[name] = v
 	}
-	chained, err = json.Marshal(in) // writes a map's keys in sorted order
+	chained, err = json.Marshal(in) // Marshal writes the keys of a map in sorted order.
 	return chained, personal, err
 }
 

@@ -25,11 +25,11 @@ type Row struct {
 	ID       string
 	Keyspace string
 	At       time.Time
-	Action   string // "key.created", …
-	Target   string // key id, tenant slug, …
-	Tenant   string // "" for none
-	KeyID    string // "" for none
-	Via      string // "api", "admin", "cli", "console", "system"
+	Action   string // Action is such as "key.created".
+	Target   string // Target is a key's id, a tenant's slug, or another id.
+	Tenant   string // Tenant is "" for none.
+	KeyID    string // KeyID is "" for none.
+	Via      string // Via is "api", "admin", "cli", "console" or "system".
 	Before   json.RawMessage
 	After    json.RawMessage
 	// Personal is a JSON object with actor, ip, token, before and after; empty once the person is erased.
@@ -42,11 +42,11 @@ type Row struct {
 
 // Query selects events, newest first.
 type Query struct {
-	Keyspace  string // "" for all
+	Keyspace  string // Keyspace is "" for all.
 	Key       string
 	Tenant    string
-	Before    int64 // seq of the last row of the page before; 0 for the newest
-	After     int64 // with Ascending: the rows above this seq, oldest first
+	Before    int64 // Before is the seq of the last row of the page before; 0 for the first page.
+	After     int64 // After selects, with Ascending, the rows above this seq, oldest first.
 	Ascending bool
 	Limit     int
 }

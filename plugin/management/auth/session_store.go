@@ -52,8 +52,8 @@ type PortalLink struct {
 // SessionQuery selects sessions of a keyspace, newest first, including ended ones.
 type SessionQuery struct {
 	Keyspace string
-	Tenant   string // "" for all
-	Before   string // id of the last session on the page before
+	Tenant   string // Tenant is "" for all.
+	Before   string // Before is the id of the last session on the page before.
 	Limit    int
 }
 

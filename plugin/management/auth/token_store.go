@@ -10,8 +10,8 @@ import (
 // TokenQuery selects tokens of a keyspace, newest first, including revoked ones.
 type TokenQuery struct {
 	Keyspace string
-	Tenant   string // "" for all
-	Before   string // id of the last token on the page before
+	Tenant   string // Tenant is "" for all.
+	Before   string // Before is the id of the last token on the page before.
 	Limit    int
 }
 

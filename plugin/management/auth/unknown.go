@@ -22,7 +22,7 @@ var unknownRules = turns.Rules{Slots: 4, Rate: 100, Burst: 500, Waiting: 1024, P
 func (auth *Authority) lookUpUnknown(ctx context.Context, ip string, look func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, unknownTimeout)
 	defer cancel()
-	addr, _ := netip.ParseAddr(ip) // the zero Addr where ip is none
+	addr, _ := netip.ParseAddr(ip) // An invalid ip gives the zero Addr.
 	done, err := auth.unknowns.Enter(ctx, nil, addr, false)
 	if err != nil {
 		return errTooManyUnknown

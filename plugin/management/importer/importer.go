@@ -510,8 +510,8 @@ func (im *run) flush() error {
 // batchTx caches rows that each row of an import would read again.
 type batchTx struct {
 	management.Tx
-	tenants    map[string]*gateway.Tenant // The key is the slug as a row states it.
-	activeKeys map[string]int             // The key is the slug in the stored case.
+	tenants    map[string]*gateway.Tenant // tenants are by slug as a row states it.
+	activeKeys map[string]int             // activeKeys are by slug in the stored case.
 	webhooks   map[events.WebhookQuery][]*events.WebhookRow
 	newest     *audit.Row // newest is the newest audit event; nil before the first one was appended.
 	// active are the active webhooks of the keyspace. tooMany reports that there are too many to
