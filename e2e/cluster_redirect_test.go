@@ -103,8 +103,8 @@ func TestClusterRotatesPassword(t *testing.T) {
 		fresh <- a.key(t, "acme", nil)
 	}
 	load := []*traffic{
-		a.traffic(2, 5*time.Millisecond, &caller{name: "without a replica", key: steady.full, want: http.StatusOK}),
-		b.traffic(2, 5*time.Millisecond, &caller{name: "with a replica", key: steady.full, want: http.StatusOK}),
+		a.traffic(2, 20*time.Millisecond, &caller{name: "without a replica", key: steady.full, want: http.StatusOK}),
+		b.traffic(2, 20*time.Millisecond, &caller{name: "with a replica", key: steady.full, want: http.StatusOK}),
 	}
 	// works checks look-ups, changes, and that both gateways receive changes.
 	works := func(step string) {

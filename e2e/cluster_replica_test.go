@@ -150,7 +150,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			c.passes(t, revoked)
 			load := make([]*traffic, len(c.nodes))
 			for i, s := range c.nodes {
-				load[i] = s.traffic(1, 10*time.Millisecond, &caller{name: "n" + strconv.Itoa(i), key: steady.full, want: http.StatusOK})
+				load[i] = s.traffic(1, 20*time.Millisecond, &caller{name: "n" + strconv.Itoa(i), key: steady.full, want: http.StatusOK})
 			}
 
 			// The reload replaces the connection to Redis with which the store was opened.
@@ -173,7 +173,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			// replica.
 			load[2].stop(t)
 			d.restartWithoutDatabase(t)
-			load[2] = d.traffic(1, 10*time.Millisecond, &caller{name: "n2, restarted", key: steady.full, want: http.StatusOK})
+			load[2] = d.traffic(1, 20*time.Millisecond, &caller{name: "n2, restarted", key: steady.full, want: http.StatusOK})
 			d.call(t, "GET", "/", revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 			c.passes(t, unused)
 			// A gateway that was cut off from Redis receives the revocation after its connection

@@ -15,10 +15,13 @@ import (
 const Patience = time.Minute
 
 // Eventually waits until ok returns true, and fails the test after Patience. event names the event
-// that the test waits for.
+// that the test waits for. It calls ok at intervals that grow from 1 to 50 ms, since calls of ok
+// slow down what the test waits for.
 func Eventually(t testing.TB, event string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(5 * time.Millisecond) {
+	interval := time.Millisecond
+	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(interval) {
+		interval = min(interval*3/2, 50*time.Millisecond)
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %s: %s", Patience, event)
 		}
