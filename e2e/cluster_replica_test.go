@@ -184,7 +184,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			c.proxies[1].Restore()
 			c.eventuallyRejects(t, disabled, "disabled_key")
 			b.manage(t, "DELETE", "/v1/keys/"+deleted.id, nil).want(http.StatusAccepted)
-			if said := b.keygate(t, "tenant", "suspend", "other").exits(1).err; !strings.Contains(said, "other is suspended on n1") || !strings.Contains(said, "not stored yet") {
+			if said := b.keygate(t, "tenant", "suspend", "other").exits(1).err; !strings.Contains(said, "other is suspended on n1") || !strings.Contains(said, "not in the database yet") {
 				t.Errorf("suspending a tenant: %s", said)
 			}
 			c.eventuallyRejects(t, suspended, "tenant_inactive")

@@ -53,6 +53,8 @@ type Tracker struct {
 	// listed holds the counters that have counted since the last flush. remembering holds those
 	// that have last requests to write.
 	listed, remembering []*Counter
+	// stop ends the loops; nil before Start.
+	stop context.CancelFunc
 
 	// flushMu is held during a write, and guards the fields below.
 	flushMu sync.Mutex
@@ -63,7 +65,6 @@ type Tracker struct {
 	pending *pending
 	failing bool
 
-	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 
@@ -116,7 +117,9 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 		t.until.Store(until.UnixNano())
 	}
 	run, cancel := context.WithCancel(context.Background())
+	t.mu.Lock()
 	t.stop = cancel
+	t.mu.Unlock()
 	t.running.Go(func() { t.loop(run) })
 	t.running.Go(func() { t.rollLoop(run) })
 	return nil
@@ -125,9 +128,10 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 // Close waits at most drainTimeout for running requests, and writes all counts. Later counts are
 // lost. Idempotent. The store must still be open.
 func (t *Tracker) Close(ctx context.Context) error {
-	t.flushMu.Lock()
+	// Not flushMu: a write to a store that does not answer holds that until stop cancels it.
+	t.mu.Lock()
 	stop := t.stop
-	t.flushMu.Unlock()
+	t.mu.Unlock()
 	if stop == nil {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,6 +57,39 @@ func total(t testing.TB, s usage.Store, key string) (sum usage.Counts, rows int)
 		t.Fatal(err)
 	}
 	return sum, rows
+}
+
+// stuckStore is a store whose writes of usage wait, once stuck is set, until their context ends.
+type stuckStore struct {
+	usage.Store
+	stuck   atomic.Bool
+	waiting chan struct{}
+}
+
+func (s *stuckStore) WriteUsage(ctx context.Context, b *usage.Batch) error {
+	if s.stuck.Load() {
+		s.waiting <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Store.WriteUsage(ctx, b)
+}
+
+// Close cancels a write that the store does not answer, and its own write ends with its context.
+func TestCloseCancelsAWrite(t *testing.T) {
+	s := &stuckStore{Store: openStore(t, filepath.Join(t.TempDir(), "keygate.db")), waiting: make(chan struct{}, 2)}
+	tr := startTracker(t, s)
+	s.stuck.Store(true)
+	count(tr.Counter("default", "acme", "key_1"), usage.Request{Status: 200})
+	<-s.waiting // the loop's write
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-s.waiting // the write of Close
+		cancel()
+	}()
+	if err := tr.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Close returned %v, want its context's error", err)
+	}
 }
 
 // After Close the store holds each counted request once, although batches are written and counters
