@@ -29,7 +29,7 @@ func (a *Checkup) warnCaching() {
 					return false
 				}
 				if value, undone := withoutNoStore(o.handler.(*headers.Handler).Response); undone {
-					a.log.Warn("a deferred header directive removes no-store from Keygate's rejections, so caches may store them: write the directive without '>' and defer",
+					a.log.Warn("a deferred header directive removes no-store from Keygate's rejections, so caches may store them: remove '>' and defer from the directive",
 						"site", o.site(), "cache_control", value)
 				}
 				return true

@@ -61,7 +61,7 @@ func (v *relay) Receive(e events.Event) {
 	select {
 	case v.queue <- e:
 	default:
-		v.engine.log.Warn("an event was dropped before Caddy's events app: its handlers are too slow", "event", e.Type, "id", e.ID)
+		v.engine.log.Warn("an event was not passed to Caddy's events app, because the app's handlers are too slow: they never get this event", "event", e.Type, "id", e.ID)
 	}
 }
 

@@ -224,7 +224,7 @@ func (e *Engine) retry(a *adopted) {
 		}
 		if text := err.Error(); text != logged {
 			logged = text
-			a.Log.Error("this configuration can't be used with the store yet: the gateway retries", "error", err)
+			a.Log.Error("the configuration could not be verified with the store yet: requests that need the store get 503, and the gateway retries", "error", err)
 		}
 	}
 	a.Log.Info("the store answers: keys are checked from now on")
@@ -314,10 +314,10 @@ func (e *Engine) restore() {
 	}
 	e.gateway.SetStaleness(a.Staleness)
 	if err := e.restoreStore(a.Config); err != nil {
-		a.Log.Error("the engine can't go back to the former address of the store: reload the configuration", "error", err)
+		a.Log.Error("after a failed reload, the store could not be moved back to its previous address: reload the configuration", "error", err)
 	}
 	if err := e.limits.restore(a.Limits); err != nil {
-		a.Log.Error("the engine can't go back to the limits of the former configuration: reload it", "error", err)
+		a.Log.Error("after a failed reload, the previous limits could not be restored: reload the configuration", "error", err)
 	}
 }
 

@@ -124,7 +124,7 @@ func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 	}
 	g.unstoredLogged = time.Now()
 	owner, _ := clients.OwnerOf(last.Subject)
-	g.log.Warn("more addresses use a quota per address than the store keeps counts of: further addresses are counted in memory and begin at zero after a restart",
+	g.log.Warn("the store keeps no more quota counters per client address: the counters of further addresses stay in memory and begin at zero after a restart",
 		"limits_of", owner, "addresses_now", n)
 }
 

@@ -97,7 +97,7 @@ func (rep *Reporter) enqueue(list *[]report, id string, deal handler) {
 	if len(*list) >= maxLeaksWaiting {
 		q.dropped++
 		if time.Since(q.logged) >= dropsLogged {
-			rep.log.Error("too many leaks of keys were reported at once: reports were dropped, and must be sent again if their keys leaked",
+			rep.log.Error("too many leaked keys were reported at once, so some reports were dropped: their senders must send them again",
 				"dropped", q.dropped, "waiting", len(q.known)+len(q.unchecked))
 			q.dropped, q.logged = 0, time.Now()
 		}
@@ -178,6 +178,6 @@ func (rep *Reporter) Finish(ctx context.Context) {
 		}
 	}
 	if lost > 0 {
-		rep.log.Error("reports of leaked keys were dropped when the gateway stopped: they must be sent again if their keys leaked", "dropped", lost)
+		rep.log.Error("some reports of leaked keys were dropped when the gateway stopped: their senders must send them again", "dropped", lost)
 	}
 }

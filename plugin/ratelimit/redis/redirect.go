@@ -68,7 +68,7 @@ func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration)
 	case !r.Unreachable():
 		return fmt.Errorf("%s; the former Redis answers and stays in use", explain(err, connectTimeout))
 	default:
-		r.log.Warn("neither the former Redis nor the new one answers: retrying the new one in the background", "error", explain(err, connectTimeout))
+		r.log.Warn("Redis answers neither at its previous address nor at the new one: limits follow each plan's on_redis_down, and the gateway retries the new address", "error", explain(err, connectTimeout))
 	}
 	r.mu.Lock()
 	r.previous = append(r.previous, r.detach())

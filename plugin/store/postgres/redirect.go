@@ -52,7 +52,7 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	case reachable:
 		return fmt.Errorf("%w; the address that was in use until now answers, and stays in use", err)
 	default:
-		s.Log().Warn("neither the former address of the database nor the new one answers: retrying the new one", "path", to.name, "error", err)
+		s.Log().Warn("the database answers neither at its previous address nor at the new one: requests that need the database get 503, and the gateway retries the new address", "path", to.name, "error", err)
 	}
 	p.useRoute(to)
 	if !reachable {

@@ -206,7 +206,7 @@ func (p *database) startOpening() {
 			p.id = id
 			p.ready.Store(true)
 		} else if p.broken == nil || !sameFailure(p.broken, err) {
-			p.s.Log().Error("the database cannot be opened; trying again", "path", p.s.Identity(), "error", explain("opening", p.s.Identity(), err))
+			p.s.Log().Error("the database cannot be opened; trying again: requests that need the database get 503 until it is open", "path", p.s.Identity(), "error", explain("opening", p.s.Identity(), err))
 		}
 		p.broken = err
 		p.nextOpen = time.Now().Add(reopenInterval)

@@ -148,7 +148,7 @@ func (r *Replica) eachRevocation(ctx context.Context, c *Copy, yield func([]repl
 		switch {
 		case err == nil:
 		case sqlite.Damaged(err):
-			r.log.Error("the former replica is damaged and can't be read completely: revocations in it may be lost; check the latest ones", "error", err)
+			r.log.Error("the old replica is damaged and can't be read completely: revocations made while the database was unreachable may be lost; check that each is in effect, and repeat those that are not", "error", err)
 		default:
 			return err
 		}

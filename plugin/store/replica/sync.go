@@ -88,7 +88,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		cancel()
 		switch {
 		case errors.Is(err, replication.ErrRewound), errors.Is(err, replication.ErrPruned):
-			r.log.Warn("the database is not a later state of the replica: keys are looked up in the database until a new replica is made", "file", r.file, "reason", err)
+			r.log.Warn("the replica cannot follow the database, for example after a restored backup or a long interruption: keys are looked up in the database until a new replica is made", "file", r.file, "reason", err)
 			r.setView(&activeView{copy: s.copy, passThrough: true})
 			return nil
 		case err != nil:

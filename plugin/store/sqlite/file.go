@@ -231,7 +231,7 @@ func (f *file) discardLog(log *slog.Logger) {
 		return
 	}
 	os.Remove(f.path + "-shm")
-	log.Warn("the database file was replaced; the write-ahead log of the former one was renamed and not applied", "path", f.path, "log", aside)
+	log.Warn("the database file was replaced: the write-ahead log of the replaced file was renamed and not applied", "path", f.path, "log", aside)
 }
 
 // Remove removes the files of a database that is not open. It returns the first error, but none

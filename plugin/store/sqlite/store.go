@@ -244,7 +244,7 @@ func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 			l.mu.Unlock()
 			return false
 		}
-		l.s.Log().Warn("using the database failed; opening it again", "path", l.path, "error", cause)
+		l.s.Log().Warn("the database file was removed, replaced or damaged, or can't be read: the gateway opens it again", "path", l.path, "error", cause)
 		l.cur = nil
 		l.retire(f)
 		l.startOpening(f)
@@ -284,7 +284,7 @@ func (l *database) startOpening(old *file) {
 		switch {
 		case err != nil:
 			if l.broken == nil || l.broken.Error() != err.Error() {
-				l.s.Log().Error("the database cannot be opened; trying again", "path", l.path, "error", explain("opening", l.path, err))
+				l.s.Log().Error("the database cannot be opened; trying again: requests that need the database get 503 until it is open", "path", l.path, "error", explain("opening", l.path, err))
 			}
 			l.broken = err
 		case l.closed:

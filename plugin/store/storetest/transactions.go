@@ -169,7 +169,7 @@ func wait(t *testing.T, s Store) {
 			return
 		}
 	}
-	t.Error("Wait goes on returning with an ended context")
+	t.Error("Wait keeps returning nil although its context has ended")
 }
 
 func updateAtomic(t *testing.T, s Store) {
@@ -181,7 +181,7 @@ func updateAtomic(t *testing.T, s Store) {
 		t.Errorf("Update returned %v, want f's own error", err)
 	}
 	if errors.Is(err, gateway.ErrStore) {
-		t.Error("f's own error became the store's")
+		t.Error("the error that f returned is reported as an error of the store")
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "a"); return err })
 	wantErr(t, "an uncommitted row", err, gateway.ErrNotFound)
