@@ -77,7 +77,7 @@ var racedBinary = sync.OnceValues(func() (string, error) {
 // events in one gateway. Other tests run without it, since it makes a process several times slower.
 // The tests of plugin/cluster, plugin/gateway, plugin/ratelimit/redis and plugin/store/replica run
 // the code of clusters under it.
-var concurrent = regexp.MustCompile(`^Test(ClusterRevokes|Reload|Kill|StopLosesNothing|Streams|Concurrency|UsageIsExact|WebhooksOutlive)`)
+var concurrent = regexp.MustCompile(`^Test(ClusterRevokes|ClusterKill|Reload|Kill|StopLosesNothing|Streams|Concurrency|UsageIsExact|WebhooksOutlive)`)
 
 // raced reports whether the gateways of a test run under the race detector. Its findings are in
 // the gateway's log, which fails the test. Soak tests measure times, so their gateways never run

@@ -251,14 +251,14 @@ func TestClusterCounts(t *testing.T) {
 			// A gateway may find the balance empty while another holds leased credits, which it
 			// has to return.
 			for deadline := time.Now().Add(patience); allowed.Load() < credits && time.Now().Before(deadline); {
-				switch got := s.call(t, "GET", "/", spender.full).status; got {
+				switch got := s.call(t, "GET", "/", spender.full); got.status {
 				case http.StatusOK:
 					allowed.Add(1)
 				case http.StatusPaymentRequired:
 					time.Sleep(10 * time.Millisecond)
 				case http.StatusUnauthorized: // The key was created a moment ago on another gateway.
 				default:
-					t.Errorf("%d", got)
+					t.Errorf("%d %s", got.status, got.body)
 					return
 				}
 			}

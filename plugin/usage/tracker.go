@@ -128,7 +128,7 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 // Close waits at most drainTimeout for running requests, and writes all counts. Later counts are
 // lost. Idempotent. The store must still be open.
 func (t *Tracker) Close(ctx context.Context) error {
-	// Not flushMu: a write to a store that does not answer holds that until stop cancels it.
+	// A write to a store that does not answer keeps flushMu locked until stop cancels the write.
 	t.mu.Lock()
 	stop := t.stop
 	t.mu.Unlock()
