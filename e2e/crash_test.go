@@ -16,7 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// mayLose returns the age of counts that a crash must not lose.
+// mayLose returns the time before a crash whose counts may be lost. Older counts must survive.
 func mayLose(t testing.TB) time.Duration {
 	if raced(t) {
 		// Under the race detector, the gateway takes several times as long to write counts, and
@@ -155,8 +155,8 @@ func (s *site) all(t testing.TB, path string) (out []record) {
 	}
 }
 
-// spender sends requests with a counted key one after another, and records the time of each
-// request that passes.
+// spender sends requests, one after another, with a key whose plan has a quota or credits. It
+// records the time of each request that passes.
 type spender struct {
 	key    string
 	client *http.Client

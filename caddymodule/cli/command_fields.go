@@ -87,8 +87,8 @@ func fieldsOf(cmd *cobra.Command, fields []fieldFlag) (map[string]any, error) {
 	return body, nil
 }
 
-// update returns the action of a command that changes the fields of a record whose flags are set. path returns the
-// record's path for the command's argument.
+// update returns the action of a command that changes a record. It changes only the fields whose
+// flags are set. path returns the record's path for the command's argument.
 func update(fields []fieldFlag, call recordCall, path func(id string) string) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		body, err := fieldsOf(cmd, fields)

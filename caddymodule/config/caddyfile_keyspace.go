@@ -157,8 +157,8 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 	}
 }
 
-// noteFunc records the line of a field. The field's name is relative to the one that a parse
-// function reads.
+// noteFunc records the line of a field in the Caddyfile, for error messages. field is a path below
+// the field that the calling parse function reads.
 type noteFunc func(field string, d *caddyfile.Dispenser)
 
 func parseFormat(d *caddyfile.Dispenser, note noteFunc, f *apikey.Format) error {

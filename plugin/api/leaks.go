@@ -130,7 +130,7 @@ func (c *call) postGitHubLeaks() error {
 		t := &tokens[i]
 		known, err := c.reportLeak(leaks.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
 		if err != nil {
-			return err // GitHub sends the report again; the leaks recorded so far stay recorded.
+			return err // After this error, GitHub sends the report again. The leaks recorded until now stay recorded.
 		}
 		verdicts = append(verdicts, t.Verdict(known))
 	}

@@ -14,7 +14,7 @@ import (
 // allowed maps each scope to the routes that it allows. "" stands for no token; the scope "*"
 // allows every route.
 var allowed = map[string][]string{
-	"":  {"GET /v1/openapi.json", "POST /v1/leaks", "POST /v1/leaks/github"}, // These routes need no token.
+	"":  {"GET /v1/openapi.json", "POST /v1/leaks", "POST /v1/leaks/github"}, // The routes of the first line are open to requests without a token.
 	"*": {"DELETE /v1/nodes/{node}"},
 	"tenants:read": {
 		"GET /v1/tenants", "GET /v1/tenants/{slug}", "GET /v1/tenants/{slug}/credits", "GET /v1/tenants/{slug}/limits", "GET /v1/plans",

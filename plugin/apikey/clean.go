@@ -332,8 +332,8 @@ func (r *reader) find(i int) (f found, ok bool) {
 		if !is {
 			return
 		}
-		// Where two prefixes fit, the longer key counts, and no more is shown than may be shown of
-		// both.
+		// If two prefixes match at the same place, the longer text is taken for the key. Its
+		// visible part is the smaller one of what the two prefixes allow.
 		if ok {
 			next.shown = min(next.shown, f.shown)
 		}

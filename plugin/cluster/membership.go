@@ -86,8 +86,8 @@ func (s *membership) synced(began time.Time) {
 	s.extendDeadline()
 }
 
-// reportAccepted records that the store accepted a report that began at began and announced a
-// staleness.
+// reportAccepted records that the store accepted this node's report. began is when the report was
+// sent, announced is the staleness that the report states.
 func (s *membership) reportAccepted(began time.Time, announced Staleness) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -41,7 +41,8 @@ func ability[T any](s gateway.Store) (t T, ok bool) {
 	return t, false
 }
 
-// followMirror applies changes of the copy that have no change number.
+// followMirror applies those changes in the node's local copy of the store that have no change
+// number.
 func (m *Member) followMirror(ctx context.Context) error {
 	if m.mirror == nil {
 		return nil

@@ -203,7 +203,8 @@ func (e *Engine) adopt(c *Config, unverified error) {
 	e.serve(a)
 }
 
-// retry verifies a until that succeeds, or a is retired.
+// retry repeats the verification of a configuration until it succeeds or the configuration is
+// retired.
 func (e *Engine) retry(a *adopted) {
 	logged := ""
 	for wait := retryPause; ; {

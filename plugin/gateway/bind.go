@@ -23,7 +23,8 @@ func termsOf(b *bound) *terms { return b.Terms.(*terms) }
 // them, unless they or their tenants have limits of their own. Immutable.
 type terms struct {
 	view *View
-	// seq is the view's seq at the time of binding: after a Renew, keys are bound again.
+	// seq is the number of the view whose limits the key uses. After Renew makes a new view, the
+	// key is bound to that one.
 	seq       int64
 	plan      *Plan
 	scopes    ScopeSet

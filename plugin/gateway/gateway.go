@@ -72,7 +72,7 @@ type Gateway struct {
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
 
-	ready   chan struct{} // ready is closed when Start has succeeded.
+	ready   chan struct{} // Start closes the channel ready when it has succeeded.
 	isReady atomic.Bool
 	closed  atomic.Bool
 	startMu sync.Mutex

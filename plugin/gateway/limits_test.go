@@ -37,7 +37,7 @@ func TestLimitsAreAllOrNothing(t *testing.T) {
 	w := newFixture(t, plan("free", "rate 3/h", "quota 5/day", "credits"))
 	w.tenant("acme", "free", 4)
 	_, key := w.key("acme")
-	w.want(gateway.Allowed, key, cost(3)) // This request leaves 2 of the quota, 1 credit and 2 of the rate.
+	w.want(gateway.Allowed, key, cost(3)) // After this request, 2 of the quota, 1 credit and 2 tokens of the rate are left.
 	w.want(gateway.QuotaExceeded, key, cost(3))
 	w.want(gateway.CreditsExhausted, key, cost(2))
 	if got := w.balance("acme"); got != 1 {

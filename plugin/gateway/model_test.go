@@ -61,7 +61,7 @@ const modelQuota = 6000
 type model struct {
 	*fixture
 	configs sync.Mutex
-	config  atomic.Pointer[gateway.Request] // config holds the current View and Keyspace.
+	config  atomic.Pointer[gateway.Request] // config holds the View and Keyspace that the checks of the model use now.
 	tenants []*modelTenant
 	keys    []*modelKey
 }

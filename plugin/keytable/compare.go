@@ -71,7 +71,7 @@ func (c comparer) equal(ctx context.Context, id hintID, hash string, s keyQuery)
 	return equal, cost, nil
 }
 
-// hints returns the hints of a key under which the store may hold secrets.
+// hints returns the short digests under which the store may hold imported secrets that fit key.
 func (t *Table) hints(grammar *apikey.Grammar, key string) []apikey.Hint {
 	f := t.filter.Load()
 	var buf [8]apikey.Hint

@@ -23,8 +23,9 @@ func (o Overrides) Policies() ([]*ratelimit.Policy, error) {
 	return out, nil
 }
 
-// Limits parses the key's own limits, which apply in addition to its plan's. They are counted for
-// the key, even those that a plan counts for the tenant.
+// Limits parses the limits of the key itself, which apply in addition to the limits of its plan.
+// Each of them counts this key's requests alone, even if a plan would count such a limit for the
+// whole tenant.
 func (k *Key) Limits() ([]*ratelimit.Policy, error) {
 	return (&ownLimits{k.Overrides, k.CreditsLimit}).policies()
 }

@@ -20,7 +20,7 @@ type Token struct {
 	ID       string
 	Keyspace string
 	Name     string
-	// Scopes are the scopes as stated, in the order of auth.TokenScopes.
+	// Scopes are the scopes given in the request, sorted in the order of auth.TokenScopes.
 	Scopes []string
 	// Tenant is the slug of the only tenant that exists for the token; "" for all tenants of the
 	// keyspace.

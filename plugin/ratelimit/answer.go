@@ -77,7 +77,7 @@ func (s *Shared) applyQuota(at time.Time, subject *Subject, a *Ask, take, taken 
 		count = subject.counter(a.Calendar, at)
 	}
 	if a.Calendar != Total && count.start != a.Start {
-		return // The quota's period ended during the ask.
+		return // The quota's period ended while Redis was asked, so the answer is about a past period.
 	}
 	if !take {
 		if count.begun() {

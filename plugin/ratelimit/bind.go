@@ -91,7 +91,7 @@ func carryMeters(old []*meter, policies []*Policy) []*meter {
 		case m == nil:
 			meters[i] = newMeter(p)
 		case m.policy.Equal(p):
-			// The policy may also be the old one, after a change that was never applied.
+			// policy may be the policy of before, if an earlier change was never applied.
 			m.policy, m.next = p, nil
 		default:
 			m.next = p

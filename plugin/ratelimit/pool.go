@@ -13,8 +13,9 @@ const (
 	minHoldPart = 16
 	maxHoldPart = 8
 	holdCap     = 5 * time.Second
-	// For a nearly full bucket, held tokens reduce its burst. So the hold may be shorter: enough
-	// for shortHoldRequests requests, but at least 1/shortHoldPart of the filling time.
+	// If a bucket is nearly full, tokens that a node keeps for itself reduce the burst that others
+	// may use. A node then keeps tokens for a shorter time: for shortHoldRequests requests, but at
+	// least for 1/shortHoldPart of the time in which the bucket fills.
 	shortHoldPart     = 64
 	shortHoldRequests = 30
 	// minExpected is the number of expected requests per hold from which tokens are prefetched.

@@ -43,8 +43,9 @@ type Remote interface {
 	Nodes() int64
 }
 
-// Ask is a request's demand from one count, and the answer. One count holds all rates of a subject
-// that have one origin, all its quotas of one calendar, or all its slots.
+// Ask is one call to a remote counter for a request, and the answer to it. A remote counter holds
+// all rates of a subject that come from the same place (plan, tenant or key), or all its quotas
+// with the same kind of period, or all its slots for concurrent requests.
 type Ask struct {
 	Kind Kind
 	// Owner is the tenant that Subject belongs to: the counts of one owner are kept together. It

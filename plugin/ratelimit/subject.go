@@ -87,8 +87,9 @@ type Counted struct {
 	Used  int64
 }
 
-// NewSubject returns a subject with full buckets and nothing spent. id is its name among nodes and
-// in the store: "k:<keyspace>:<key id>", "t:<keyspace>:<slug>", "a:…".
+// NewSubject returns a subject with full buckets and nothing spent. id is the subject's name on
+// every node and in the store: "k:<keyspace>:<key id>" for a key, "t:<keyspace>:<slug>" for a
+// tenant, "a:" and more for a client address.
 func NewSubject(id string) *Subject {
 	return &Subject{id: id}
 }

@@ -271,8 +271,9 @@ type comparer struct {
 	folding bool
 }
 
-// any calls try for each way to compare name until try returns true, and reports whether it did.
-// The name "" is the root, which has no form without a slash.
+// any calls the function try with each form of name (with and without a trailing slash, in both
+// cases) until try returns true, and reports whether it did. The empty name is the root path,
+// which has no form without a slash.
 func (w *comparer) any(name string, try func(slash, folded bool, name string) bool) bool {
 	if name != "" && try(false, false, name) || try(true, false, name) {
 		return true

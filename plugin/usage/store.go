@@ -41,8 +41,8 @@ type Chunk struct {
 	// Count is the number of requests, Entries their encoded form.
 	Count   int
 	Entries []byte
-	// Keep is how many of the key's requests stay in the store; with this chunk the store drops
-	// older ones. With 0 it drops none.
+	// Keep is the number of the key's last requests that stay in the store when this chunk is
+	// written. The store deletes older requests; for 0 it deletes none.
 	Keep int
 
 	// Seq orders a key's chunks. The store sets it.

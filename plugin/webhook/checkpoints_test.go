@@ -123,7 +123,7 @@ func TestCheckpoints(t *testing.T) {
 	}
 	untouched := filled(t)
 	for name, c := range map[string]struct {
-		secret, later string // secrets when the checkpoint is made, and when it is verified
+		secret, later string // secret signs the checkpoint; later is the secret with which it is verified.
 		alone         bool   // whether the chain alone verifies afterwards
 		tamper        func(intruder)
 		forge         func(*checkpoint)

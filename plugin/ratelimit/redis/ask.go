@@ -132,7 +132,7 @@ func (c *clock) deadline(t time.Time) int64 {
 	return t.UnixMicro() + ahead - 1
 }
 
-// set records the server's time in the answer to a call that was sent at sent.
+// set takes the server's time from the response to a call. sent is when the call was sent.
 func (c *clock) set(sent time.Time, server int64) {
 	if ahead := server - sent.UnixMicro() + 1; ahead != 0 {
 		c.ahead.Store(ahead)

@@ -148,8 +148,9 @@ func TestAccessControlList(t *testing.T) {
 	})
 }
 
-// In a Cluster, the counts that tenants share are in another slot, and a request is still charged
-// all or nothing. Counting goes on when a replica replaces its master, and when a replica is lost.
+// In a Redis Cluster, a tenant's counters may be on another server than its keys' counters, and a
+// request is still charged in all of them or in none. Counting continues after a replica replaces
+// its master, and after the loss of a replica.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, clusterWith)

@@ -149,7 +149,9 @@ func TestCommitConnectionBreaks(t *testing.T) {
 	proxy := testserver.NewProxy(t, server)
 	s := openPostgres(t, at(proxy.Addr()))
 	happened := 0
-	longest := 2 * time.Millisecond // The range follows the speed of the machine, so that both outcomes occur.
+	// The connection is cut after a random time. The range of that time follows the machine's
+	// speed, so that some commits succeed and some fail.
+	longest := 2 * time.Millisecond
 	for i := range 30 {
 		slug := fmt.Sprint("t", i)
 		cutAfter := rand.N(longest)

@@ -97,7 +97,8 @@ type database struct {
 	capTimer *time.Timer
 
 	moving sync.Mutex
-	// routes are the routes whose connections may still be in use. Guarded by moving.
+	// routes holds one entry for each database address whose connections may still be in use. The
+	// mutex moving guards it.
 	routes []*route
 
 	// notified reports whether the server's notifications arrive. Then the store polls less often.

@@ -180,7 +180,8 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	late := listen(t, New(connected(t, url), quiet), cluster)
 	testkit.Eventually(t, "a later subscriber receives both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
 
-	// Retracting a revocation leaves a later decision of the same kind in the stream.
+	// Retract of a revocation removes that entry alone: a later revocation of the same key stays
+	// in the stream.
 	again := first
 	again.At = first.At.Add(time.Second)
 	publish(t, a, again)
