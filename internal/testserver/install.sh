@@ -17,7 +17,7 @@ set -eu
 present() {
 	case $1 in
 	postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
-	chromium) command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ;;
+	chromium-headless-shell) command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ;;
 	nodejs) command -v node >/dev/null ;;
 	php-cli) command -v php >/dev/null ;;
 	php-symfony-http-foundation) [ -e /usr/share/php/Symfony/Component/HttpFoundation/Request.php ] ;;
@@ -31,7 +31,7 @@ present() {
 	esac
 }
 
-[ $# -gt 0 ] || set -- postgresql pgbouncer redis-server chromium valkey-server
+[ $# -gt 0 ] || set -- postgresql pgbouncer redis-server chromium-headless-shell valkey-server
 [ "$*" != upstreams ] || set -- nodejs npm php-cli php-symfony-http-foundation ruby-railties ruby-webrick puma python3-flask nginx-light tomcat10 tomcat10-user
 
 missing=
@@ -97,7 +97,7 @@ apt() { $as_root env DEBIAN_FRONTEND=noninteractive APT_CONFIG="$config" apt-get
 if [ -n "$missing" ]; then
 	packages=$missing
 	case " $missing " in
-	*" chromium "*) packages="$packages fonts-liberation" ;; # without a font, pages are blank
+	*" chromium-headless-shell "*) packages="$packages fonts-liberation" ;; # without a font, pages are blank
 	esac
 	echo "installing$packages"
 	hold
