@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// availability is a period during which the primary answers. In the zero value the period has
-// begun.
+// availability is a period during which the primary, the shared database, answers. The zero value is
+// a period that has begun.
 type availability struct {
 	mu    sync.Mutex
-	lost  chan struct{} // closed when the period ends; nil until a caller waits for that
+	lost  chan struct{} // The channel is closed when the period ends. It is nil until a caller waits for the end.
 	ended bool
 }
 

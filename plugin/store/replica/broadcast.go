@@ -16,29 +16,29 @@ import (
 )
 
 // Broadcaster carries revocations to other nodes while the primary is unreachable, for instance
-// through Redis. A published revocation stays until it is retracted, or for about a day, so that a
-// node which subscribes later receives it too. Safe for concurrent use.
+// through Redis. A published revocation stays until a node retracts it, or for about a day, so that
+// a node which subscribes later receives the revocation too. A Broadcaster is safe for concurrent use.
 type Broadcaster interface {
 	// Publish sends a revocation to the nodes of a cluster. It blocks for at most a second. After
 	// an error the caller must try again. Publishing the same revocation again is cheap.
 	Publish(ctx context.Context, cluster ClusterID, r management.Revocation) error
-	// Retract removes publications of the revocation that were decided up to r.At, since the
-	// primary holds it or it was reversed. It does not block and reports no error: a node that
-	// receives the revocation again retracts it again.
+	// Retract removes the publications of a revocation that was decided at r.At or earlier. Callers use
+	// Retract when the primary holds the revocation or has reversed it. Retract does not block and
+	// reports no error: a node that receives the revocation again retracts it again.
 	Retract(cluster ClusterID, r management.Revocation)
-	// Subscribe calls f with the revocations published to a cluster: first once with all of them,
-	// which may be none, and then with new ones. f gets only authenticated, well-formed
-	// revocations of the cluster. Subscribe waits for f. It returns when ctx ends, f returns an
-	// error, or the connection fails; the caller calls it again.
+	// Subscribe calls f with the revocations published to a cluster. The first call of f gets all
+	// revocations that are published now, possibly none. Later calls get new revocations. f gets only
+	// authenticated, well-formed revocations of the cluster. Subscribe waits for f. Subscribe returns
+	// when ctx ends, f returns an error, or the connection fails. The caller then calls Subscribe again.
 	Subscribe(ctx context.Context, cluster ClusterID, f func([]management.Revocation) error) error
 }
 
 // ClusterID identifies the cluster of nodes that share a primary.
 type ClusterID struct {
-	// Store is the primary's id. It is not secret.
+	// Store is the id that the primary database stores about itself. The id is not secret.
 	Store string
-	// Key authenticates the nodes' messages. It is derived from a secret in the primary, so only
-	// those who can read the primary or a copy have it.
+	// Key authenticates the nodes' messages. Key is derived from a secret in the primary, so only
+	// a process that can read the primary or a copy has the key.
 	Key []byte
 }
 
@@ -55,15 +55,17 @@ func clusterIDOf(ctx context.Context, primary management.Store) (k ClusterID, er
 	return k, err
 }
 
-// broadcastState is the part of a replica's state that concerns broadcasts.
+// broadcastState is the part of a replica's state that concerns broadcasts of revocations to other
+// nodes.
 type broadcastState struct {
 	clusterID atomic.Pointer[ClusterID]
-	// clusterIDSavedIn is the copy in which clusterID was stored last. Only the sync loop uses it.
+	// clusterIDSavedIn is the copy to which the node wrote the cluster identity last. Only the sync loop
+	// uses this field.
 	clusterIDSavedIn *Copy
-	// resubscribe cancels the running subscription, so that the loop subscribes again; nil while
-	// there is none.
+	// resubscribe cancels the running subscription to broadcasts, so that the loop subscribes again.
+	// resubscribe is nil while no subscription runs.
 	resubscribe atomic.Pointer[context.CancelFunc]
-	// publishFailures counts consecutive failures to publish.
+	// publishFailures counts the consecutive failures to publish a revocation.
 	publishFailures atomic.Int64
 }
 
@@ -74,8 +76,8 @@ func (r *Replica) loadClusterID(ctx context.Context, local *Copy) {
 	}
 }
 
-// refreshClusterID reads the cluster identity from the primary, once for each copy, and stores it
-// in the copy. The sync loop calls it, and so retries after a failure.
+// refreshClusterID reads the cluster identity from the primary, once for each copy, and stores the
+// identity in the copy. The sync loop calls refreshClusterID at each pass, so a failure is retried.
 func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	if local == r.clusterIDSavedIn {
 		return
@@ -91,7 +93,8 @@ func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	}
 	r.clusterIDSavedIn = local
 	r.clusterID.Store(&k)
-	// A new copy may lack revocations that were received before.
+	// A new copy may lack revocations that the node received before. A new subscription delivers all of
+	// them again.
 	r.endSubscription()
 }
 
@@ -106,7 +109,7 @@ func (r *Replica) SetBroadcaster(b Broadcaster) {
 	r.endSubscription()
 }
 
-// currentBroadcaster returns the broadcaster, nil for none.
+// currentBroadcaster returns the broadcaster of revocations, or nil if there is none.
 func (r *Replica) currentBroadcaster() Broadcaster {
 	if b := r.broadcaster.Load(); b != nil {
 		return *b
@@ -114,21 +117,21 @@ func (r *Replica) currentBroadcaster() Broadcaster {
 	return nil
 }
 
-// endSubscription ends the running subscription, so that the loop subscribes again.
+// endSubscription ends the running subscription to broadcasts, so that the loop subscribes again.
 func (r *Replica) endSubscription() {
 	if end := r.resubscribe.Load(); end != nil {
 		(*end)()
 	}
 }
 
-// retract retracts a revocation that the primary holds or that was reversed there.
+// retract removes the publications of a revocation that the primary holds or has reversed.
 func (r *Replica) retract(cluster ClusterID, revocation management.Revocation) {
 	if b := r.currentBroadcaster(); b != nil {
 		b.Retract(cluster, revocation)
 	}
 }
 
-// publish publishes a pending revocation, and reports whether it succeeded.
+// publish publishes a pending revocation to the other nodes, and reports whether it succeeded.
 func (r *Replica) publish(ctx context.Context, revocation management.Revocation) (ok bool) {
 	b, cluster := r.currentBroadcaster(), r.clusterID.Load()
 	var err error
@@ -140,7 +143,8 @@ func (r *Replica) publish(ctx context.Context, revocation management.Revocation)
 	default:
 		err = b.Publish(ctx, *cluster, revocation)
 	}
-	// A single failure is not logged, since Redis may still be connecting, as after a start.
+	// A single failure to publish is not logged, because Redis may still be connecting shortly after a
+	// start.
 	if err != nil && r.publishFailures.Add(1) == 2 {
 		r.log.Warn("revocations made while the database is unreachable can't be published to the other nodes; retrying until the database has them", "error", err)
 	}
@@ -155,13 +159,14 @@ var (
 	errNoBroadcaster = errors.New("the gateways share no Redis (limits redis)")
 )
 
-// isBroadcast reports whether nodes broadcast a revocation of this kind. A node that is cut off
-// from the primary can't make the other kinds, so all nodes read these from the primary.
+// isBroadcast reports whether nodes broadcast a revocation of this kind. Nodes broadcast the kinds
+// that a node can decide while the primary is unreachable. All nodes read the other kinds from the
+// primary.
 func isBroadcast(r management.Revocation) bool {
 	return r.Action != management.SecretEnded && r.Action != management.TokenRevoked
 }
 
-// republishInterval is how often pending revocations are published again.
+// republishInterval is how often a node publishes its pending revocations again.
 const republishInterval = 5 * time.Second
 
 // republish publishes all pending revocations again, at most every republishInterval.
@@ -192,7 +197,7 @@ func (r *Replica) subscribe(ctx context.Context) {
 		var err error
 		switch {
 		case b == nil:
-			<-run.Done() // until SetBroadcaster
+			<-run.Done() // The loop waits until SetBroadcaster sets another broadcaster.
 		case cluster != nil:
 			err = b.Subscribe(run, *cluster, func(list []management.Revocation) error {
 				if failing {
@@ -218,12 +223,13 @@ func (r *Replica) subscribe(ctx context.Context) {
 	}
 }
 
-// primaryWait bounds the question to the primary whether it holds or has reversed a received
-// revocation. After that the revocation is applied.
+// primaryWait bounds how long a node asks the primary whether it holds, or has reversed, a
+// revocation that another node sent. If the primary has not answered by then, the node applies the
+// revocation.
 const primaryWait = time.Second
 
-// receive applies received revocations, except those that the primary already holds or has
-// reversed.
+// receive applies revocations that other nodes sent. It skips those that the primary already holds
+// or has reversed.
 func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []management.Revocation) error {
 	list = r.resolved.unresolved(list, func(old management.Revocation) { r.retract(cluster, old) })
 	if len(list) == 0 {
@@ -259,8 +265,8 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 	return nil
 }
 
-// storeReceived applies revocations of other nodes to the copy, and stores them as pending. It
-// also stores those whose row the copy does not have yet.
+// storeReceived applies revocations of other nodes to the copy, and stores them as pending: they
+// must still be written to the primary. A revocation whose key or tenant the copy lacks is stored too.
 func (r *Replica) storeReceived(ctx context.Context, list []management.Revocation) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -275,8 +281,8 @@ func (r *Replica) storeReceived(ctx context.Context, list []management.Revocatio
 	return nil
 }
 
-// markResolved records that the primary holds a revocation, or has reversed it. From then on the
-// revocation is neither published nor applied when it is received.
+// markResolved records that the primary holds a revocation, or has reversed it. From then on this
+// node neither publishes the revocation nor applies a message that carries it.
 func (r *Replica) markResolved(revocation management.Revocation) {
 	if !isBroadcast(revocation) {
 		return
@@ -287,18 +293,21 @@ func (r *Replica) markResolved(revocation management.Revocation) {
 	}
 }
 
-// resolvedKept is the least number of resolved revocations that are remembered.
+// resolvedKept is the least number of resolved revocations that a node remembers. A revocation is
+// resolved once the primary holds it or has reversed it.
 const resolvedKept = 10_000
 
-// resolved remembers resolved revocations, so that a late message does not apply one again.
+// resolved remembers the revocations that the primary holds or has reversed, so that a late message
+// does not apply one of them again.
 type resolved struct {
 	mu sync.Mutex
-	// recent and older hold, for each key, the time up to which revocations are resolved. When
-	// recent is full, it becomes older.
+	// recent and older hold, for each revocation's key, the time up to which revocations are resolved.
+	// When recent is full, recent becomes older and a new map takes the place of recent.
 	recent, older map[entryKey]time.Time
 }
 
-// entryKey identifies a revocation, apart from its time.
+// entryKey identifies a revocation by its action, keyspace and id. The time of the decision is not
+// part of the key.
 type entryKey struct{ action, keyspace, id string }
 
 func entryKeyOf(r management.Revocation) entryKey { return entryKey{r.Action, r.Keyspace, r.ID} }
@@ -314,7 +323,7 @@ func (s *resolved) add(r management.Revocation) {
 	}
 }
 
-// unresolved returns the revocations of list that are not resolved, and calls f with the others.
+// unresolved returns the revocations of list that are not resolved, and calls f with those that are.
 func (s *resolved) unresolved(list []management.Revocation, f func(management.Revocation)) (out []management.Revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

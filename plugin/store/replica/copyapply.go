@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// CopiedPosition returns the primary's position that the copy has reached. It returns
+// CopiedPosition returns the position in the primary's changes that the copy has reached. It returns
 // gateway.ErrNotFound if the file is not a copy.
 func (c *Copy) CopiedPosition(ctx context.Context) (p replication.Position, err error) {
 	text, err := c.meta(ctx, "copied")
@@ -24,7 +24,7 @@ func (c *Copy) CopiedPosition(ctx context.Context) (p replication.Position, err 
 	return p, json.Unmarshal([]byte(text), &p)
 }
 
-// LastSync returns when the copy was last known to be up to date.
+// LastSync returns the last time at which the copy was known to hold all changes of the primary.
 func (c *Copy) LastSync(ctx context.Context) (time.Time, error) {
 	text, err := c.meta(ctx, "heard")
 	if err != nil {
@@ -40,8 +40,8 @@ func (c *Copy) meta(ctx context.Context, name string) (value string, err error) 
 	return value, err
 }
 
-// SetLastSync stores the time of the last sync and the announced lease. A nil lease leaves the
-// stored one unchanged.
+// SetLastSync stores the time of the last sync with the primary and the lease that the node
+// announced. A nil lease leaves the stored lease unchanged.
 func (c *Copy) SetLastSync(ctx context.Context, at time.Time, lease *AnnouncedLease) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		if _, err := t.Exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano)); err != nil || lease == nil {
@@ -56,15 +56,15 @@ func (c *Copy) SetLastSync(ctx context.Context, at time.Time, lease *AnnouncedLe
 	})
 }
 
-// AnnouncedLease is the lease that a node announced to the other nodes: from At on it accepts keys
-// by its copy for the times in Trust.
+// AnnouncedLease records how long a node accepts keys by its copy while the primary is unreachable.
+// The node announced these times to the other nodes. The times in Trust apply from At on.
 type AnnouncedLease struct {
 	At    time.Time         `json:"at"`
 	Trust cluster.Staleness `json:"trust"`
 }
 
-// Equal reports whether p and o announce the same durations, or are both nil. It does not compare
-// At.
+// Equal reports whether p and o announce the same durations, or are both nil. Equal ignores the
+// field At.
 func (p *AnnouncedLease) Equal(o *AnnouncedLease) bool {
 	if p == nil || o == nil {
 		return p == o
@@ -72,7 +72,7 @@ func (p *AnnouncedLease) Equal(o *AnnouncedLease) bool {
 	return p.Trust.Default == o.Trust.Default && maps.Equal(p.Trust.Keyspaces, o.Trust.Keyspaces)
 }
 
-// AnnouncedLease returns the lease that SetLastSync stored last, nil for none.
+// AnnouncedLease returns the lease that SetLastSync stored last, or nil if none is stored.
 func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 	text, err := c.meta(ctx, "promised")
 	if errors.Is(err, gateway.ErrNotFound) {
@@ -85,12 +85,12 @@ func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 	return p, json.Unmarshal([]byte(text), p)
 }
 
-// keptChanges is how many changes a copy keeps. Only the gateway reads them, and it is never far
-// behind.
+// keptChanges is how many of the newest changes a copy keeps. Only the gateway of the same machine
+// reads the changes, and soon after they are applied, so a few are enough.
 const keptChanges = 10_000
 
-// Apply applies a delta, which must begin at the copy's position. Revocations of the copy that the
-// primary lacks still apply.
+// Apply writes a delta, a list of the primary's changes, to the copy. The delta must begin at the
+// copy's position. Revocations that the copy holds and the primary lacks continue to apply.
 //
 // Apply calls pending with the number of pending revocations before readers can see the new rows.
 func (c *Copy) Apply(ctx context.Context, d *replication.Delta, syncedAt time.Time, pending func(n int64)) error {
@@ -104,7 +104,8 @@ func (c *Copy) Apply(ctx context.Context, d *replication.Delta, syncedAt time.Ti
 	})
 }
 
-// applyDelta applies a delta. In the same transaction it calls before first and after last.
+// applyDelta writes a delta, a list of the primary's changes, to the copy. In the same transaction
+// it calls the function before at the start and the function after at the end.
 func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, syncedAt time.Time, before, after func(*sqlstore.Tx) error) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		if err := before(t); err != nil {
@@ -148,7 +149,7 @@ func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, syncedAt ti
 
 var tenantDeletedAt = replication.TenantRows.Column("deleted_at")
 
-// applyRows writes the rows of a delta to the copy.
+// applyRows writes the rows of a delta, a list of the primary's changes, to the copy.
 func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 	for _, part := range []struct {
 		table *replication.Table
@@ -169,8 +170,8 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 			}
 		}
 	}
-	// All deletions come before the inserts, since a digest may have moved from one key to
-	// another.
+	// All deletions come before the inserts, because a secret's digest may have moved from one key to
+	// another, and two keys can't have the same digest.
 	for _, row := range d.Keys {
 		if _, err := t.Exec(`DELETE FROM secrets WHERE key_num = $1`, row[0]); err != nil {
 			return err
@@ -181,8 +182,8 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 			return err
 		}
 	}
-	// The row of a deleted tenant stays, to reserve its slug. Its keys are deleted with their
-	// personal data.
+	// The row of a deleted tenant stays in the copy, to reserve the tenant's slug. The tenant's keys are
+	// deleted with their personal data.
 	for _, row := range d.Tenants {
 		if row[tenantDeletedAt] == nil {
 			continue
@@ -198,7 +199,7 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 	return nil
 }
 
-// Rehashed stores the new digest of a known secret.
+// Rehashed stores the new digest of a secret that the copy has.
 func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		_, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
@@ -207,7 +208,7 @@ func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 	})
 }
 
-// SetShown stores the visible parts of a known secret.
+// SetShown stores the visible parts of a secret that the copy has: its prefix and last four characters.
 func (c *Copy) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		_, err := t.SetShown(keyspace, secretID, prefix, lastFour)

@@ -11,8 +11,8 @@ import (
 // clusterID is the JSON form in which a copy stores a cluster identity.
 type clusterID struct{ Store, Key string }
 
-// ClusterID returns the identity that SetClusterID stored. It returns gateway.ErrNotFound if there
-// is none.
+// ClusterID returns the cluster identity that SetClusterID stored. It returns gateway.ErrNotFound if
+// the copy holds no identity.
 func (c *Copy) ClusterID(ctx context.Context) (store string, key []byte, err error) {
 	text, err := c.meta(ctx, "kin")
 	if err != nil {

@@ -28,17 +28,17 @@ import (
 // since the primary holds the same data. In ASCII it reads "KGcp".
 const copyMark = 0x4b476370
 
-// These errors distinguish the kinds of files that are not a usable copy.
+// The errors ErrNoCopy and ErrNotCopy distinguish a missing or unusable copy from another kind of file.
 var (
-	// ErrNoCopy is returned if there is no file, or a copy that can't be used. A new copy may be
-	// placed there.
+	// ErrNoCopy is returned if the file does not exist, or is a copy that can't be used. The caller may
+	// place a new copy at the path.
 	ErrNoCopy = errors.New("there is no copy")
-	// ErrNotCopy is returned if the file is not a copy. It must not be deleted.
+	// ErrNotCopy is returned if the file is not a copy of a store. The caller must not delete the file.
 	ErrNotCopy = errors.New("this file is not a replica: configure another file for the replica, or move this one elsewhere")
 )
 
-// Copy is a copy of a store in an SQLite file. Used as a Store it has the primary's tenants, keys,
-// secrets and management tokens.
+// Copy is a copy of the primary store in an SQLite file. A Copy can be used as a Store: it then
+// answers with the primary's tenants, keys, secrets and management tokens.
 type Copy struct{ *sqlite.Store }
 
 // inspectCopy returns nil if the header of the file at path is that of a copy. Otherwise it
@@ -75,9 +75,9 @@ func inspectCopy(path string) error {
 	return nil
 }
 
-// OpenCopy opens the copy at path, and returns its position. It returns ErrNoCopy if there is
-// none, or one that is damaged or has a newer schema, which may be deleted. It returns ErrNotCopy
-// if there is another file.
+// OpenCopy opens the copy at path, and returns its position in the primary's changes. It returns
+// ErrNoCopy if no copy exists, or if the copy is damaged or has a newer schema. The caller may delete
+// such a file. It returns ErrNotCopy if the path holds a file of another kind.
 func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, replication.Position, error) {
 	var none replication.Position
 	id, err := sqlite.Identity(path)
@@ -110,8 +110,8 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, rep
 	return c, p, nil
 }
 
-// migratePending moves pending revocations from the table "pending" of an earlier version to
-// "refused".
+// migratePending moves pending revocations from the table "pending", which an earlier version of the
+// gateway used, to the table "refused".
 func (c *Copy) migratePending(ctx context.Context) error {
 	return c.Write(ctx, "opening the replica", func(t *sqlstore.Tx) error {
 		var n int
@@ -127,8 +127,8 @@ func (c *Copy) migratePending(ctx context.Context) error {
 	})
 }
 
-// RemoveCopy removes the copy at path, which must not be open. If the file is not a copy, it stays
-// and RemoveCopy returns an error.
+// RemoveCopy removes the copy at path, which must not be open. If the file is not a copy, RemoveCopy
+// leaves the file and returns an error.
 func RemoveCopy(path string) error {
 	id, err := sqlite.Identity(path)
 	if err != nil {
@@ -140,8 +140,8 @@ func RemoveCopy(path string) error {
 	return sqlite.Remove(id)
 }
 
-// CopyBuilder makes a copy in a temporary file of the same directory. Only Place moves it to its
-// path. If a crash leaves a temporary file, the next builder removes it.
+// CopyBuilder makes a copy in a temporary file. Place then moves the temporary file to the copy's
+// path in the same directory. If a crash leaves a temporary file, the next builder removes it.
 type CopyBuilder struct {
 	path, partial string
 	db            *sql.DB
@@ -153,10 +153,11 @@ type CopyBuilder struct {
 	rows          int64
 }
 
-// rowsAtOnce limits the rows that one statement inserts: SQLite accepts 32,766 parameters.
+// rowsAtOnce limits the rows that one statement inserts, because SQLite accepts at most 32,766
+// parameters in a statement.
 const rowsAtOnce = 100
 
-// builderCacheKiB limits SQLite's memory while a copy is made.
+// builderCacheKiB limits SQLite's page cache while a copy is made, in KiB.
 const builderCacheKiB = 64 << 10
 
 // NewCopy begins a copy that Place will move to path.
@@ -177,7 +178,7 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 			b.Discard()
 		}
 	}()
-	// A temporary file is never used after a crash, so SQLite need not make it durable.
+	// The builder never uses a temporary file after a crash, so SQLite need not make its writes durable.
 	if b.db, err = sqlite.OpenDB(b.partial, url.Values{
 		"mode": {"rw"}, "_dqs": {"0"}, "_journal_mode": {"OFF"}, "_synchronous": {"OFF"}, "_locking_mode": {"EXCLUSIVE"},
 		"_pragma": {fmt.Sprintf("cache_size(-%d)", builderCacheKiB), fmt.Sprintf("application_id(%d)", copyMark)},
@@ -197,11 +198,11 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 	return b, nil
 }
 
-// unneeded are the indexes that no query of a copy uses.
+// unneeded names the indexes that no query of a copy uses. A copy is made without them.
 var unneeded = map[string]bool{"keys_prefix": true, "keys_active": true, "tokens_made": true}
 
-// dropIndexes drops the indexes while the tables are empty. Index creates the needed ones once all
-// rows are there, which is faster.
+// dropIndexes drops the indexes while the tables are empty. Index creates the needed indexes after
+// all rows are written, because that is faster than updating them at each insert.
 func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
 	names, args := []string{}, []any{}
 	cond, args := sqlstore.In(args, []string{"tenants", "keys", "secrets", "tokens"})
@@ -225,7 +226,7 @@ func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
 	return nil
 }
 
-// Begin sets the position of the copied store. A second call is an error.
+// Begin sets the position that the copied store has in its changes. A second call is an error.
 func (b *CopyBuilder) Begin(p replication.Position) error {
 	if b.begun {
 		return errors.New("the copied store started again from the beginning")
@@ -234,7 +235,7 @@ func (b *CopyBuilder) Begin(p replication.Position) error {
 	return nil
 }
 
-// Write adds rows of a table.
+// Write adds rows of a table to the copy that is being made.
 func (b *CopyBuilder) Write(ctx context.Context, table string, rows []replication.Row) error {
 	for len(rows) > 0 {
 		n := min(len(rows), rowsAtOnce)
@@ -278,10 +279,10 @@ func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stm
 	return nil, fmt.Errorf("copies hold no table %s", table)
 }
 
-// Rows returns how many rows were written so far.
+// Rows returns how many rows the builder has written so far.
 func (b *CopyBuilder) Rows() int64 { return b.rows }
 
-// Index creates the indexes and syncs the file to the disk. Call it when all rows are written.
+// Index creates the indexes and syncs the file to the disk. Callers use Index when all rows are written.
 func (b *CopyBuilder) Index(ctx context.Context) error {
 	for _, text := range b.indexes {
 		if _, err := b.tx.ExecContext(ctx, text); err != nil {
@@ -299,8 +300,8 @@ func (b *CopyBuilder) Index(ctx context.Context) error {
 	return err
 }
 
-// sync syncs the file to the disk. Opening and closing the file drops SQLite's locks on it, which
-// does no harm here: no other process uses the temporary file.
+// sync syncs the temporary file to the disk. Opening and closing the file drops SQLite's locks on
+// it. The lost locks do no harm, because no other process uses the temporary file.
 func (b *CopyBuilder) sync() error {
 	_, err := sqlite.SyncFile(b.partial)
 	return err
@@ -312,12 +313,12 @@ func (b *CopyBuilder) transaction(ctx context.Context) *sqlstore.Tx {
 }
 
 // CompareRevocations returns the state of each revocation in the copied rows. It never returns
-// replication.Reversed, as a copy holds no audit events. Call it after Index.
+// replication.Reversed, because a copy holds no audit events. Index must be called first.
 func (b *CopyBuilder) CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error) {
 	return replication.Compare(b.transaction(ctx), list)
 }
 
-// AddRevocations adds revocations of the former copy that the copied rows lack.
+// AddRevocations adds those revocations of the former copy that the newly copied rows lack.
 func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.StoredRevocation) error {
 	t := b.transaction(ctx)
 	for _, k := range list {
@@ -335,7 +336,7 @@ func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.Sto
 	return nil
 }
 
-// Finish stores the position and syncs the complete file to the disk. Call Place after that.
+// Finish stores the position and syncs the complete file to the disk. Place is called after Finish.
 func (b *CopyBuilder) Finish(ctx context.Context, syncedAt time.Time) error {
 	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
 		return err
@@ -352,13 +353,14 @@ func (b *CopyBuilder) Finish(ctx context.Context, syncedAt time.Time) error {
 	return b.sync()
 }
 
-// Place moves the finished copy to its path, in place of the former copy, which must not be open.
-// After a crash, one of the two is there.
+// Place moves the finished copy to its path, where it replaces the former copy. The former copy must
+// not be open. After a crash, the path holds either the former copy or the new one.
 func (b *CopyBuilder) Place() error {
 	if err := inspectCopy(b.path); err != nil && !errors.Is(err, ErrNoCopy) {
 		return fmt.Errorf("%s: %w", b.path, err)
 	}
-	// When the former copy was closed, its write-ahead log was moved into it.
+	// When the former copy was closed, SQLite moved its write-ahead log into the database file. The
+	// remaining side files can therefore be removed.
 	for _, ext := range []string{"-wal", "-shm", "-journal"} {
 		if err := os.Remove(b.path + ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -370,7 +372,7 @@ func (b *CopyBuilder) Place() error {
 	return sqlite.SyncDir(filepath.Dir(b.path))
 }
 
-// Discard removes a copy that was not placed. After Place it has no effect on the copy.
+// Discard removes a copy that was not placed. After Place, Discard leaves the placed copy in place.
 func (b *CopyBuilder) Discard() {
 	if b.tx != nil {
 		b.tx.Rollback()
@@ -381,7 +383,7 @@ func (b *CopyBuilder) Discard() {
 	_ = sqlite.Remove(b.partial)
 }
 
-// executor is implemented by *sql.Tx.
+// executor runs SQL statements. *sql.Tx implements executor.
 type executor interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }

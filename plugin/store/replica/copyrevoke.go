@@ -11,14 +11,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Revoke applies a revocation that the primary does not have yet to its row, and stores it as
-// pending. When Revoke returns, both are on the disk. It returns gateway.ErrNotFound if the copy
-// has no such key or tenant.
+// Revoke applies a revocation to its key or tenant in the copy, and stores the revocation as pending,
+// because the primary does not have it yet. When Revoke returns, the disk holds both changes. Revoke
+// returns gateway.ErrNotFound if the copy has no such key or tenant.
 func (c *Copy) Revoke(ctx context.Context, r management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error { return revokeAndStore(t, r) })
 }
 
-// RevokeAll is Revoke for a list. It also stores revocations whose row the copy does not have.
+// RevokeAll applies and stores a list of revocations as Revoke does for one. RevokeAll also stores a
+// revocation whose key or tenant the copy does not have.
 func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		for _, r := range list {
@@ -34,7 +35,7 @@ func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) erro
 	})
 }
 
-// revokeAndStore applies a revocation to its row, and stores it as pending.
+// revokeAndStore applies a revocation to the row of its key or tenant, and stores it as pending.
 func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
 	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
 		in, err := t.Tenant(r.Keyspace, r.ID)
@@ -49,7 +50,7 @@ func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
 	return replication.StoreRevocation(t, replication.StoredRevocation{Revocation: r})
 }
 
-// Reverse ends reversible revocations, unless they were decided again later.
+// Reverse ends reversible revocations. If a revocation was decided again later, Reverse leaves it.
 func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		for _, r := range list {
@@ -77,8 +78,9 @@ func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error 
 	})
 }
 
-// reapplyRevocations applies the copy's stored revocations to the rows of a delta. If such a row
-// was unknown before, its revocation becomes pending again.
+// reapplyRevocations applies the copy's stored revocations to the rows of a delta, a list of the
+// primary's changes. If the primary did not have such a row before, its revocation becomes pending
+// again.
 func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	var some bool
 	if err := t.Row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
@@ -116,8 +118,8 @@ func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	return nil
 }
 
-// Pending returns the revocations that must still be written to the primary, in the order in which
-// they were stored.
+// Pending returns the revocations that must still be written to the primary. Their order is the order
+// in which the copy stored them.
 func (c *Copy) Pending(ctx context.Context) (out []replication.StoredRevocation, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		out, err = replication.SelectRevocations(t, `WHERE absent_since IS NULL`)
@@ -126,7 +128,7 @@ func (c *Copy) Pending(ctx context.Context) (out []replication.StoredRevocation,
 	return out, err
 }
 
-// CountPending returns the number of pending revocations.
+// CountPending returns the number of revocations that must still be written to the primary.
 func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		n, err = countPending(t)
@@ -140,10 +142,10 @@ func countPending(t *sqlstore.Tx) (n int64, err error) {
 	return n, err
 }
 
-// MarkUnknown marks a pending revocation whose row the primary does not have. A revocation that
-// names only a tenant's slug is deleted instead, since a later tenant may get that slug. If the
-// copy has the row, it is not at the same state as the primary: then MarkUnknown returns an error
-// and the revocation stays pending.
+// MarkUnknown marks a pending revocation whose key or tenant the primary does not have. A revocation
+// that names only a tenant's slug is deleted instead, because a later tenant may get that slug. If the
+// copy has the row, the copy and the primary are at different states. MarkUnknown then returns an
+// error and the revocation stays pending.
 func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		states, err := replication.Compare(t, []management.Revocation{r})
@@ -160,9 +162,9 @@ func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	})
 }
 
-// Resolve deletes a pending revocation and applies the primary's rows instead, which d holds as
-// Reread returns them. Unless the revocation was reversed, these rows must show it. If they do
-// not, Resolve changes nothing and returns false.
+// Resolve deletes a pending revocation and writes the primary's rows in d to the copy. The caller
+// reads d with Reread. If reversed is false, the rows in d must show the revocation. If they do not
+// show it, Resolve changes nothing and returns false.
 func (c *Copy) Resolve(ctx context.Context, r management.Revocation, reversed bool, d *replication.Delta, syncedAt time.Time) (bool, error) {
 	errNotRevoked := errors.New("the row is not revoked")
 	err := c.applyDelta(ctx, d, syncedAt, func(t *sqlstore.Tx) error { return replication.DeleteRevocation(t, r) }, func(t *sqlstore.Tx) error {
@@ -181,9 +183,9 @@ func (c *Copy) Resolve(ctx context.Context, r management.Revocation, reversed bo
 	return err == nil, err
 }
 
-// Overlay returns a copy of rec to which the revocations of c are applied, and those that the
-// primary may have reversed. It returns gateway.ErrNotFound if a revocation deletes the key or the
-// tenant.
+// Overlay returns a copy of rec to which the revocations stored in c are applied. It also returns
+// those revocations that the primary may have reversed. It returns gateway.ErrNotFound if a
+// revocation deletes the key or the tenant.
 func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Revocation, err error) {
 	key, tenant := *rec.Key, *rec.Tenant
 	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}

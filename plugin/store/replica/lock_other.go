@@ -2,6 +2,6 @@
 
 package replica
 
-// lockFile does nothing, since these systems can't lock files. The operator must give each gateway
-// a file of its own.
+// lockFile does nothing on systems that can't lock files. The operator must give each gateway its own
+// replica file.
 func lockFile(string) (unlock func(), err error) { return func() {}, nil }

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// lockFile keeps other processes from using the replica until unlock is called or this process
+// lockFile keeps other processes from using the replica file until unlock is called or this process
 // ends. It returns ErrLocked if another process holds the lock.
 func lockFile(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)

@@ -20,7 +20,7 @@ type notifier struct {
 
 func newNotifier() *notifier {
 	b := &notifier{signal: make(chan struct{}, 1), closed: make(chan struct{})}
-	b.notify() // so that the first wait returns
+	b.notify() // The first signal is sent at once, so that the first wait returns.
 	return b
 }
 

@@ -14,9 +14,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// onView calls f with the copy, or with the primary if there is no usable copy. over is the former
-// copy whose revocations the primary may have lost; nil for none. If the copy is replaced
-// meanwhile, its result does not count and f runs again.
+// onView calls f with the copy, or with the primary if there is no usable copy. The argument over is
+// the former copy, whose revocations the primary may have lost, or nil if there is no former copy. If
+// the copy is replaced while f runs, onView ignores the result and calls f again.
 func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy) error) error {
 	for {
 		s := r.view.Load()
@@ -47,8 +47,8 @@ func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy
 	}
 }
 
-// staleAfter is the time without a sync after which the copy no longer reports a key as unknown:
-// the key may be new.
+// staleAfter is how old the copy's last sync may be when the copy reports a key as unknown. After
+// that time the key may be a new one that the copy lacks, so the primary must answer.
 const staleAfter = 3 * time.Second
 
 var errStale = fmt.Errorf("%w: the replica does not hold the key, but has not synced for some seconds: the key may be new", gateway.ErrStore)
@@ -84,23 +84,23 @@ func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (
 	return rec, nil
 }
 
-// overlay returns rec with the revocations of former applied. It returns gateway.ErrNotFound if
-// these delete the key or tenant.
+// overlay returns rec with the revocations of the former copy applied. It returns gateway.ErrNotFound
+// if a revocation deletes the key or tenant.
 func (r *Replica) overlay(ctx context.Context, former *Copy, rec *gateway.Record) (*gateway.Record, error) {
 	over, reversible, err := former.Overlay(ctx, rec)
 	if err != nil || len(reversible) == 0 {
 		return over, err
 	}
-	// The primary may have reversed some of these revocations.
+	// The primary may have reversed some of the former copy's revocations.
 	if reversed, err := r.reverse(ctx, former, reversible); err != nil || !reversed {
-		return over, nil // revoked until the primary reports a reversal
+		return over, nil // The key stays revoked until the primary reports a reversal.
 	}
 	over, _, err = former.Overlay(ctx, rec)
 	return over, err
 }
 
-// reverse ends the revocations of former that the primary has reversed, and reports whether there
-// were any.
+// reverse ends those revocations of the former copy that the primary has reversed. It reports whether
+// it ended at least one.
 func (r *Replica) reverse(ctx context.Context, former *Copy, list []management.Revocation) (found bool, err error) {
 	states, err := r.primary.CompareRevocations(ctx, list)
 	if err != nil {
@@ -127,7 +127,7 @@ func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, hint apike
 	return out, err
 }
 
-// Digests implements gateway.Store. It may call yield several times with the same digest.
+// Digests implements gateway.Store. Digests may call yield several times with the same digest.
 func (r *Replica) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
 	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Digests(ctx, yield) })
 }
@@ -159,8 +159,8 @@ func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []ga
 	return out, err
 }
 
-// LastSeq implements gateway.Store. It returns the number of the newest change that look-ups
-// reflect.
+// LastSeq implements gateway.Store. It returns the number of the newest change that look-ups on this
+// node reflect.
 func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
 	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		seq, err = s.LastSeq(ctx)
@@ -187,16 +187,17 @@ func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[s
 	return out, err
 }
 
-// Ping implements gateway.Store. It returns nil if look-ups are answered.
+// Ping implements gateway.Store. It returns nil if the node can answer look-ups.
 func (r *Replica) Ping(ctx context.Context) error {
 	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Ping(ctx) })
 }
 
-// countsTimeout bounds reading counts, since the first use of a key waits for it.
+// countsTimeout bounds the time to read usage counts, because the first request with a key waits for
+// them.
 const countsTimeout = 500 * time.Millisecond
 
-// LoadUsage implements gateway.Store. While the primary is unreachable, it returns the counts that
-// this node wrote last.
+// LoadUsage implements gateway.Store. While the primary is unreachable, LoadUsage returns the usage
+// counts that this node wrote last.
 func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
 	err := r.primaryError()
 	if err == nil {
@@ -215,8 +216,8 @@ func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) 
 	return s.copy.LoadUsage(ctx, subject, now)
 }
 
-// View implements management.Store. While the primary is unreachable, tenants, keys and tokens come
-// from the copy, and all other reads fail.
+// View implements management.Store. While the primary is unreachable, View reads tenants, keys and
+// tokens from the copy, and all other reads fail.
 func (r *Replica) View(ctx context.Context, f func(management.Tx) error) error {
 	err := r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.View(ctx, f) })
 	if err == nil || !unavailable(err) || ctx.Err() != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// rebuild makes a new copy while look-ups go to the primary. First it writes revocations of the
-// former copy to the primary if that lacks them. Then it copies all rows.
+// rebuild makes a new copy while look-ups go to the primary. First it writes to the primary those
+// revocations of the former copy that the primary lacks. Then it copies all rows.
 func (r *Replica) rebuild(ctx context.Context) error {
 	began := time.Now()
 	short, cancel := context.WithTimeout(ctx, pollTimeout)
@@ -56,8 +56,8 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	return nil
 }
 
-// keepPolling polls the primary while look-ups go there, records whether it answers, and signals
-// that it may have changed.
+// keepPolling polls the primary while look-ups go to the primary. It records whether the primary
+// answers. It also signals that the primary may have changed.
 func (r *Replica) keepPolling(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait, cancel := context.WithTimeout(ctx, pollInterval)
@@ -81,9 +81,9 @@ func (r *Replica) keepPolling(ctx context.Context) {
 	}
 }
 
-// writeLostRevocations writes to the primary those revocations of the former copy that it lacks,
-// so that nodes without a copy apply them too. Meanwhile they apply here. The next copy takes them
-// over as well, in case the primary goes back again.
+// writeLostRevocations writes to the primary those revocations of the former copy that the primary
+// lacks, so that nodes without a copy apply them too. Meanwhile this node applies them to look-ups. The
+// next copy takes them over as well, in case the primary goes back to an older state again.
 func (r *Replica) writeLostRevocations(ctx context.Context) error {
 	s := r.view.Load()
 	if s.copy == nil || s.catchingUp {
@@ -123,8 +123,8 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 	return err
 }
 
-// eachRevocation calls yield with all revocations in a copy. If the copy is damaged, it passes
-// those that can be read.
+// eachRevocation calls yield with all revocations in a copy. If the copy is damaged, eachRevocation
+// passes the revocations that can be read.
 func (r *Replica) eachRevocation(ctx context.Context, c *Copy, yield func([]replication.StoredRevocation) error) error {
 	var fault error
 	err := c.RowRevocations(ctx, func(list []management.Revocation) error {
@@ -156,8 +156,8 @@ func (r *Replica) eachRevocation(ctx context.Context, c *Copy, yield func([]repl
 	return nil
 }
 
-// carryRevocations adds revocations of the former copy to a new copy, if its rows lack them and
-// they were not reversed.
+// carryRevocations adds revocations of the former copy to a new copy. It skips a revocation that the
+// new copy's rows show, or that the primary has reversed.
 func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []replication.StoredRevocation) error {
 	revocations := make([]management.Revocation, len(list))
 	for i := range list {
@@ -194,8 +194,8 @@ func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []r
 			return err
 		}
 		for i, kept := range reversible {
-			// A revocation that the primary has by now is kept too: the primary may go back again
-			// before this copy has the row.
+			// The new copy also keeps a revocation that the primary has by now, because the primary may go back
+			// to an older state before the copy has the row.
 			if states[i] != replication.Reversed {
 				keep = append(keep, kept)
 			}
@@ -204,11 +204,11 @@ func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []r
 	return b.AddRevocations(ctx, keep)
 }
 
-// errNoWriteBack is returned while revocations must be written to the primary, and SetReplay was
-// not called yet.
+// errNoWriteBack is returned while revocations must be written to the primary, and no caller has
+// called SetReplay to set the function that writes them.
 var errNoWriteBack = fmt.Errorf("%w: revocations are waiting to be written to the database", gateway.ErrStore)
 
-// buildCopy copies the primary, applies the changes made meanwhile, and activates the copy.
+// buildCopy copies the primary, applies the changes made while it copied, and activates the copy.
 func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	began := time.Now()
 	r.copiedRows.Store(0)
@@ -229,8 +229,8 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	if err = b.Index(ctx); err != nil {
 		return err
 	}
-	// Most revocations are carried over here, while look-ups continue. replaceCopy adds later
-	// ones, which are all in the table of stored revocations.
+	// The builder takes over most revocations of the former copy now, while look-ups continue. replaceCopy
+	// adds later revocations. The table of stored revocations holds all later ones.
 	if former := r.view.Load(); former.copy != nil {
 		if err = r.eachRevocation(ctx, former.copy, func(list []replication.StoredRevocation) error { return r.carryRevocations(ctx, b, list) }); err != nil {
 			return err
@@ -246,8 +246,8 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	return r.activateCopy(ctx)
 }
 
-// replaceCopy replaces the former copy by a new one. Look-ups wait meanwhile, so that the former
-// copy's revocations apply at every moment. copyMu is held.
+// replaceCopy replaces the former copy by a new one. Look-ups wait until the new copy is in use, so
+// that the former copy's revocations apply at every moment. The caller holds copyMu.
 func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, syncedAt time.Time) (err error) {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -273,7 +273,7 @@ func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, syncedAt time
 	}
 	defer func() { r.view.Store(next) }()
 	err = b.Place()
-	// If Place failed, this opens the former copy again.
+	// If Place failed, OpenCopy opens the former copy again.
 	local, at, openErr := OpenCopy(ctx, r.file, r.log)
 	if openErr != nil {
 		return errors.Join(err, openErr)
@@ -289,8 +289,9 @@ func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, syncedAt time
 	return nil
 }
 
-// activateCopy makes look-ups use a new copy. They went to the primary until now and must not
-// return older data, so the changes made meanwhile are applied first. copyMu is held.
+// activateCopy makes look-ups use a new copy. Look-ups went to the primary until now and must not
+// return older data, so activateCopy first applies the changes since the copying. The caller holds
+// copyMu.
 func (r *Replica) activateCopy(ctx context.Context) error {
 	s := r.view.Load()
 	if err := r.catchUp(ctx); err != nil {
@@ -317,8 +318,8 @@ func (r *Replica) closeDiscarded() {
 	}
 }
 
-// fillCopy copies all rows of the primary to b. One goroutine reads while another writes. syncedAt
-// is the time of the copied position.
+// fillCopy copies all rows of the primary to b. One goroutine reads rows while another writes them.
+// syncedAt is the time at which the primary was at the copied position.
 func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (syncedAt time.Time, err error) {
 	type portion struct {
 		table string
@@ -355,7 +356,8 @@ func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (syncedAt time.T
 	})
 	close(portions)
 	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, context.Canceled) {
-		// The failure of writing is the cause; it cancelled the reading.
+		// The failed write is the cause of the error. The failure of the read only followed, because the
+		// failed write cancelled the reading.
 		return syncedAt, fmt.Errorf("writing %s: %w", r.file, writeErr)
 	}
 	return syncedAt, err

@@ -37,7 +37,8 @@ func (r *Replica) ReportNode(ctx context.Context, n *cluster.Node, staleness clu
 	return nil
 }
 
-// AnnouncedLease implements cluster.Mirror. known is false if no lease was announced or stored.
+// AnnouncedLease implements cluster.Mirror. known is false if this node has neither announced nor
+// stored a lease.
 func (r *Replica) AnnouncedLease() (at time.Time, staleness cluster.Staleness, known bool) {
 	p := r.announced.Load()
 	if p == nil {
@@ -46,9 +47,9 @@ func (r *Replica) AnnouncedLease() (at time.Time, staleness cluster.Staleness, k
 	return p.At, p.Trust, true
 }
 
-// RemoveNode implements cluster.Registry. From then on the cluster no longer waits for the node's
-// confirmations. Therefore the copy is not used after the node's next start until the primary has
-// answered.
+// RemoveNode implements cluster.Registry. After RemoveNode the cluster no longer waits for the node's
+// confirmations of changes. Therefore the node's next start does not use the copy until the primary
+// has answered.
 func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	g, err := r.registry()
 	if err != nil {
@@ -70,5 +71,6 @@ func (r *Replica) Nodes(ctx context.Context) ([]cluster.Node, time.Time, error) 
 	return g.Nodes(ctx)
 }
 
-// Unwrap returns the primary, for optional interfaces that only the primary implements.
+// Unwrap returns the primary. Callers use Unwrap for optional interfaces that only the primary
+// implements.
 func (r *Replica) Unwrap() management.Store { return r.primary }

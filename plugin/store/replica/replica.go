@@ -20,25 +20,27 @@ type Primary interface {
 	gateway.Store
 	management.Store
 	usage.Store
-	// Position returns the present position, with marks by which the store is recognized later.
+	// Position returns the store's present position in its changes. The position contains marks that
+	// identify the store later.
 	Position(ctx context.Context) (replication.Position, error)
-	// Delta returns up to limit changes after a position, with the rows they concern. It returns
-	// replication.ErrRewound or replication.ErrPruned if a new copy is needed.
+	// Delta returns up to limit changes after a position, with the rows that the changes concern. It
+	// returns replication.ErrRewound or replication.ErrPruned if the caller needs a new copy.
 	Delta(ctx context.Context, from replication.Position, limit int) (*replication.Delta, error)
 	// Reread returns the present rows of a key or tenant. Its errors are those of Delta.
 	Reread(ctx context.Context, from replication.Position, c gateway.Change) (*replication.Delta, error)
-	// CopyOut passes all rows that a copy holds to its functions.
+	// CopyOut reads all rows that a copy must hold, and passes them to write. Before the first row it
+	// calls begin with the position.
 	CopyOut(ctx context.Context, begin func(replication.Position) error, write func(table string, rows []replication.Row) error) error
 	// CompareRevocations returns the state of each revocation in the primary.
 	CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error)
 }
 
-// Options configure a replica. All but File and Primary are optional.
+// Options configure a replica. Only File and Primary are required.
 type Options struct {
-	// File is the path of the copy. Its directory must exist; only one process may use it.
+	// File is the path of the copy. Its directory must exist. Only one process may use the file.
 	File string
-	// Primary is closed when the replica is closed. It may be unreachable when the replica is
-	// opened.
+	// Primary is the store that the replica copies. Closing the replica closes Primary. Primary may be
+	// unreachable when the replica is opened.
 	Primary Primary
 	// Broadcaster carries revocations to other nodes while the primary is unreachable. It may be
 	// nil.
@@ -52,25 +54,26 @@ type Options struct {
 
 const (
 	defaultStartTimeout = 5 * time.Second
-	// pollInterval is how often changes are read if the primary notifies about none. Each answer
-	// confirms that the copy is up to date.
+	// pollInterval is how often the node reads changes from the primary if the primary sends no
+	// notification. Each answer confirms that the copy is up to date.
 	pollInterval = time.Second
-	// pollTimeout bounds one read of changes. If it has no answer after unreachableAfter, the
-	// primary counts as unreachable until it answers.
+	// pollTimeout bounds one read of changes from the primary. If the primary has not answered after
+	// unreachableAfter, it counts as unreachable until it answers.
 	pollTimeout      = 5 * time.Second
 	unreachableAfter = 2 * time.Second
-	// retryInterval is the pause after a failed sync or subscription.
+	// retryInterval is the pause after a failed sync with the primary or a failed subscription.
 	retryInterval = 500 * time.Millisecond
-	// saveInterval is how often the time of the last sync is written to the file.
+	// saveInterval is how often the node writes the time of the last sync to the replica's file.
 	saveInterval = 5 * time.Second
-	// deltaChanges limits the changes that are applied in one transaction.
+	// deltaChanges limits the number of changes that the copy applies in one transaction.
 	deltaChanges = 500
 )
 
 // ErrLocked is returned if another Replica, in this process or another one, uses the file.
 var ErrLocked = errors.New("another gateway uses the replica")
 
-// Replica is a store that answers look-ups from a copy. Safe for concurrent use.
+// Replica is a store that answers look-ups from a copy of the primary. A Replica is safe for
+// concurrent use.
 type Replica struct {
 	primary     Primary
 	file        string
@@ -78,45 +81,46 @@ type Replica struct {
 	log         *slog.Logger
 	unlock      func()
 
-	// view decides where look-ups go.
+	// view decides whether look-ups go to the copy or to the primary.
 	view       atomic.Pointer[activeView]
 	generation atomic.Uint64
 	lastSync   atomic.Pointer[time.Time]
-	// announced is the lease that this node announced to the other nodes last: how long it accepts
-	// keys by the copy. nil if it is unknown.
+	// announced is the lease that this node announced to the other nodes last: how long this node accepts
+	// keys by the copy. announced is nil if the lease is unknown.
 	announced atomic.Pointer[AnnouncedLease]
 	// lastAnswer is when the primary last answered a read of changes, in Unix nanoseconds.
 	lastAnswer atomic.Int64
-	// unreachable is the reason why the primary does not answer; nil while it does.
+	// unreachable is the reason why the primary does not answer. It is nil while the primary answers.
 	unreachable  atomic.Pointer[unreachableError]
 	availability availability
 
-	// copyMu is held while changes are applied to the copy, or the copy is replaced.
+	// A goroutine holds copyMu while it applies changes to the copy, or replaces the copy.
 	copyMu sync.Mutex
-	// position is the copy's position. Guarded by copyMu.
+	// position is how far the copy has applied the primary's changes. copyMu guards position.
 	position replication.Position
-	// savedSync and savedLease are the last sync and the announced lease that were written to the
-	// file. Guarded by copyMu.
+	// savedSync and savedLease are the time of the last sync and the announced lease that the node wrote
+	// to the file last. copyMu guards them.
 	savedSync  time.Time
 	savedLease *AnnouncedLease
-	// republished is when all pending revocations were published last. Only the sync loop uses it.
+	// republished is the time at which the node last published all pending revocations. Only the sync
+	// loop uses republished.
 	republished time.Time
 	broadcastState
 	resolved resolved
 
 	discardedMu sync.Mutex
-	// discarded are damaged copies that must be closed before another copy is opened: closing the
-	// last connection removes the write-ahead log at the file's path.
+	// discarded are damaged copies. They must be closed before another copy is opened, because SQLite
+	// removes the write-ahead log at the file's path when the last connection closes.
 	discarded []*Copy
 
-	// pendingMu is held while pending revocations are added or removed. Lock copyMu first if both
-	// are needed.
+	// A goroutine holds pendingMu while it adds or removes pending revocations. A goroutine that needs
+	// copyMu and pendingMu locks copyMu first.
 	pendingMu    sync.Mutex
 	pendingCount atomic.Int64
 	writeBack    atomic.Pointer[func(context.Context, management.Revocation) error]
-	deliverySlot chan struct{} // holds an entry while pending revocations are being written
-	// leasesToDrop is the name of a node whose leases of credits must still be dropped; nil for
-	// none.
+	deliverySlot chan struct{} // The channel holds an entry while a goroutine writes pending revocations to the primary.
+	// leasesToDrop is the name of a node whose leases of credits the primary must still drop. It is nil
+	// if no drop is due.
 	leasesToDrop atomic.Pointer[string]
 
 	unsequencedMu sync.Mutex
@@ -124,13 +128,13 @@ type Replica struct {
 
 	// firstReport triggers a sync when this node first reports to the cluster.
 	firstReport sync.Once
-	// removed reports whether the node was removed from the cluster, which then no longer waits for
-	// its confirmations: see RemoveNode.
+	// removed reports whether the node was removed from the cluster. The cluster does not wait for the
+	// confirmations of a removed node: see RemoveNode.
 	removed atomic.Bool
 
-	copiedRows     atomic.Int64 // rows copied so far; -1 while no copy is being made
-	viewChanged    *notifier    // signals that look-ups may answer differently
-	primaryChanged *notifier    // signals that the primary may have changed
+	copiedRows     atomic.Int64 // copiedRows counts the rows copied so far. It is -1 while the node makes no copy.
+	viewChanged    *notifier    // viewChanged signals that look-ups may answer differently from now on.
+	primaryChanged *notifier    // primaryChanged signals that the primary may have changed.
 	ready          chan struct{}
 	readyOnce      sync.Once
 
@@ -139,18 +143,17 @@ type Replica struct {
 	running sync.WaitGroup
 }
 
-// activeView decides where look-ups go. It is immutable.
+// activeView decides whether look-ups go to the copy or to the primary. An activeView is immutable.
 type activeView struct {
-	// copy is the copy; nil if there is none.
+	// copy is the node's copy of the primary, or nil if the node has none.
 	copy *Copy
-	// passThrough reports whether look-ups go to the primary. The revocations in copy apply even
-	// then.
+	// passThrough reports whether look-ups go to the primary. Look-ups apply the revocations in copy even
+	// while passThrough is true.
 	passThrough bool
-	// catchingUp reports whether copy is a new copy of this primary that only lacks its newest
-	// changes.
+	// catchingUp reports whether copy is a new copy that only lacks the newest changes of the primary.
 	catchingUp bool
-	// replaced is not nil while look-ups must wait for the next view. It is closed when that view
-	// is active.
+	// replaced is not nil while look-ups must wait for the next view. The channel is closed when the next
+	// view is active.
 	replaced chan struct{}
 }
 
@@ -166,9 +169,10 @@ var (
 	_ usage.Store               = (*Replica)(nil)
 )
 
-// Open opens a replica. If the file holds a copy, Open waits at most StartTimeout for the changes
-// since. Otherwise look-ups go to the primary until a copy is made. A file that is not a copy is
-// an error, and stays unchanged. After an error of Open the primary stays open.
+// Open opens a replica. If the file holds a copy, Open waits at most StartTimeout until the copy has
+// the primary's newer changes. If the file holds no copy, look-ups go to the primary until a copy is
+// made. If the file is of another kind, Open returns an error and leaves the file unchanged. After an
+// error of Open the primary stays open.
 func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -213,8 +217,8 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	return r, nil
 }
 
-// awaitFirstSync waits until the first sync has ended. It gives up when the primary has not
-// answered for timeout. While the primary answers, the sync may take longer.
+// awaitFirstSync waits until the first sync with the primary has ended. It gives up when the primary
+// has not answered for timeout. While the primary answers, the sync may take longer.
 func (r *Replica) awaitFirstSync(ctx context.Context, timeout time.Duration) {
 	r.lastAnswer.Store(time.Now().UnixNano())
 	for {
@@ -235,14 +239,14 @@ func (r *Replica) awaitFirstSync(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// loadCopy makes look-ups use the copy that was found in the file.
+// loadCopy makes look-ups use the copy that Open found in the file.
 func (r *Replica) loadCopy(ctx context.Context, local *Copy, at replication.Position) error {
 	lastSync, err := local.LastSync(ctx)
 	if err != nil {
 		return err
 	}
 	if time.Until(lastSync) > time.Minute {
-		// The clock was set back since the file was written, so the age of the copy is unknown.
+		// The machine's clock was set back after the file was written, so the age of the copy is unknown.
 		r.log.Warn("the replica was last synced in the future by this machine's clock, so its age is unknown: keys are not checked by it until the database answers", "file", r.file, "synced", lastSync)
 		lastSync = time.Time{}
 	}
@@ -291,19 +295,19 @@ func (r *Replica) Wait(ctx context.Context) error { return r.viewChanged.wait(ct
 
 // Status is the state of a replica.
 type Status struct {
-	// PassThrough reports whether look-ups go to the database because there is no usable copy yet.
+	// PassThrough reports whether look-ups go to the database because the node has no usable copy yet.
 	PassThrough bool
-	// Copied counts the rows of the copy that is being made; -1 while none is being made.
+	// Copied counts the rows of the copy that the node is making. Copied is -1 while the node makes none.
 	Copied int64
-	// LastSync is when the copy was last known to be up to date.
+	// LastSync is the last time at which the copy was known to hold all changes of the database.
 	LastSync time.Time
-	// Unreachable is the reason why the database does not answer; nil while it does.
+	// Unreachable is the reason why the database does not answer. It is nil while the database answers.
 	Unreachable error
-	// Pending counts the revocations that are not written to the database yet.
+	// Pending counts the revocations that this node must still write to the database.
 	Pending int64
 }
 
-// Status returns the present state. It does not block.
+// Status returns the present state of the replica. Status does not block.
 func (r *Replica) Status() Status {
 	s := Status{PassThrough: r.view.Load().passThrough, Copied: r.copiedRows.Load(), LastSync: r.LastSync(), Pending: r.pendingCount.Load()}
 	if a := r.unreachable.Load(); a != nil {
@@ -325,7 +329,7 @@ func (r *Replica) shutDown() {
 	r.stop()
 	r.viewChanged.close()
 	r.primaryChanged.close()
-	// Close of the primary waits for running calls.
+	// Closing the primary waits until the running calls have ended.
 	r.primary.Close()
 	r.running.Wait()
 	r.copyMu.Lock()

@@ -14,10 +14,10 @@ import (
 // deliverTimeout bounds the write of one revocation to the primary.
 const deliverTimeout = 10 * time.Second
 
-// Revoke implements management.OfflineRevoker. If there is a broadcaster, Revoke also publishes
-// the revocation to the other nodes.
+// Revoke implements management.OfflineRevoker. If the replica has a broadcaster, Revoke also
+// publishes the revocation to the other nodes.
 func (r *Replica) Revoke(ctx context.Context, revocation management.Revocation) error {
-	revocation.At = revocation.At.UTC().Truncate(time.Microsecond) // This is the precision of stored times.
+	revocation.At = revocation.At.UTC().Truncate(time.Microsecond) // A microsecond is the precision of the times that the database stores.
 	if err := r.revokeLocal(ctx, revocation); err != nil {
 		return err
 	}
@@ -41,18 +41,18 @@ func (r *Replica) revokeLocal(ctx context.Context, revocation management.Revocat
 	return nil
 }
 
-// countPending updates the number of pending revocations. pendingMu is held.
+// countPending updates the number of pending revocations. The caller holds pendingMu.
 func (r *Replica) countPending(ctx context.Context, s *activeView) {
 	n, err := s.copy.CountPending(ctx)
 	if err != nil {
-		n = r.pendingCount.Load() + 1 // an estimate, corrected by the next delivery
+		n = r.pendingCount.Load() + 1 // The number is an estimate, which the next delivery to the primary corrects.
 	}
 	r.pendingCount.Store(n)
 }
 
-// storeRevocations stores the revocations that changes of the primary show. It is used while
-// look-ups go to the primary and no copy can apply the changes. If the primary loses the
-// revocations, they are written to it again.
+// storeRevocations stores the revocations that changes of the primary show. The node uses
+// storeRevocations while look-ups go to the primary and no copy can apply the changes. If the primary
+// loses the revocations later, the node writes them to the primary again.
 func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -93,7 +93,7 @@ func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change
 	return nil
 }
 
-// revocationsOf returns the revocations that the present rows of a change show.
+// revocationsOf returns the revocations that the present rows of a changed key or tenant show.
 func revocationsOf(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
 	add := func(revoked bool, revocation management.Revocation) {
 		if revoked {
@@ -142,8 +142,8 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// replicaActor is the actor of revocations that are written to the primary again because it had
-// lost them.
+// replicaActor is the actor in the audit log for revocations that a replica writes to the primary
+// again, because the primary had lost them.
 var replicaActor = management.Actor{Name: "replica", Via: "system"}
 
 // SetReplay implements management.OfflineRevoker.
@@ -152,20 +152,21 @@ func (r *Replica) SetReplay(write func(ctx context.Context, r management.Revocat
 	r.primaryChanged.notify()
 }
 
-// delivering is the key of a context value that marks a delivery.
+// delivering is the type of a context key. Its value marks a call that delivers pending revocations
+// to the primary.
 type delivering struct{}
 
-// deliverFirst delivers pending revocations before a later decision is written. Otherwise a key
-// that was disabled while the primary was unreachable, and is enabled now, would be disabled again
-// by the delivery. A revocation that can't be written does not block the caller for longer than
-// applyTimeout.
+// deliverFirst writes pending revocations to the primary before a later decision is written.
+// Otherwise a late delivery could undo the decision: a key that was disabled while the primary was
+// unreachable, and is enabled now, would be disabled again. deliverFirst blocks the caller for at
+// most applyTimeout if a revocation can't be written.
 func (r *Replica) deliverFirst(ctx context.Context) {
 	if r.pendingCount.Load() == 0 || ctx.Value(delivering{}) != nil || r.primaryError() != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
-	_ = r.deliver(ctx) // deliver logs the error, and the next sync tries again.
+	_ = r.deliver(ctx) // The error is ignored because deliver has logged it, and the next sync tries again.
 }
 
 // deliver writes the pending revocations to the primary, which must be reachable. It returns the
@@ -211,8 +212,8 @@ func (r *Replica) recountPending(ctx context.Context) int64 {
 	return r.pendingCount.Load()
 }
 
-// deliverOne writes a revocation to the primary, unless the primary holds it already, or another
-// node reversed it there meanwhile.
+// deliverOne writes a revocation to the primary. It skips the write if the primary already holds the
+// revocation, or if another node has reversed it in the primary.
 func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *activeView, revocation management.Revocation) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
@@ -244,9 +245,9 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		r.markResolved(revocation)
 		return nil
 	}
-	// From now on the primary's state applies here, whether that is the revocation or its
-	// reversal. In the same transaction the copy moves to a position of the primary that includes
-	// this state. If the primary goes back to before it, the next sync notices.
+	// From now on this node applies the primary's state, which is either the revocation or its reversal.
+	// In the same transaction the copy moves to a position of the primary that includes this state. If the
+	// primary goes back to an earlier position, the next sync notices.
 	d, err := r.primary.Reread(ctx, r.position, revocation.Change())
 	if err != nil {
 		return err
@@ -256,7 +257,7 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		return err
 	}
 	if !ok {
-		// The write had no effect, for instance because the keyspace is not configured here. The
+		// The write had no effect, for instance because this node does not configure the keyspace. The
 		// revocation stays pending.
 		r.log.Debug("writing a revocation to the database had no effect; it stays pending", "action", revocation.Action, "id", revocation.ID)
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// watchPrimary signals changes of the primary to the sync loop, until ctx ends.
+// watchPrimary waits for changes of the primary and signals them to the sync loop, until ctx ends.
 func (r *Replica) watchPrimary(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := r.primary.Wait(ctx); err != nil {
@@ -25,7 +25,7 @@ func (r *Replica) watchPrimary(ctx context.Context) {
 	}
 }
 
-// syncLoop applies the primary's changes, and makes a copy if there is none, until ctx ends.
+// syncLoop applies the primary's changes to the copy, until ctx ends. It makes a copy if there is none.
 func (r *Replica) syncLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := r.sync(ctx)
@@ -37,16 +37,16 @@ func (r *Replica) syncLoop(ctx context.Context) {
 		wait, cancel := context.WithTimeout(ctx, pause)
 		_ = r.primaryChanged.wait(wait)
 		if err != nil {
-			// After a failure the loop waits for the whole pause: failing calls signal too, and
-			// would make it spin.
+			// After a failed sync the loop waits for the whole pause and ignores signals. Failing calls signal
+			// too, and their signals would make the loop run without a pause.
 			<-wait.Done()
 		}
 		cancel()
 	}
 }
 
-// sync brings the copy up to the primary's state, or makes a new copy, and then delivers pending
-// revocations.
+// sync brings the copy up to the primary's state, or makes a new copy. Then sync delivers the pending
+// revocations to the primary.
 func (r *Replica) sync(ctx context.Context) error {
 	if r.view.Load().passThrough {
 		return r.rebuild(ctx)
@@ -67,12 +67,12 @@ func (r *Replica) sync(ctx context.Context) error {
 	if s := r.view.Load(); !s.passThrough {
 		r.refreshClusterID(ctx, s.copy)
 	}
-	_ = r.deliver(ctx) // deliver logs the error, and the next sync tries again.
+	_ = r.deliver(ctx) // The error is ignored because deliver has logged it, and the next sync tries again.
 	return nil
 }
 
-// catchUp applies all changes of the primary to the copy. If the primary is not a later state of
-// the copy, catchUp directs look-ups to the primary and returns nil. copyMu is held.
+// catchUp applies all changes of the primary to the copy. If the primary is not a later state of the
+// copy, catchUp directs look-ups to the primary and returns nil. The caller holds copyMu.
 func (r *Replica) catchUp(ctx context.Context) error {
 	for {
 		s := r.view.Load()
@@ -81,7 +81,8 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		}
 		began := time.Now()
 		short, cancel := context.WithTimeout(ctx, pollTimeout)
-		// Writers must not wait for pollTimeout while the primary does not respond.
+		// The primary counts as unreachable after a short time without an answer, so that writers need not
+		// wait for the longer pollTimeout.
 		slow := time.AfterFunc(unreachableAfter, func() { r.markUnreachable(short, errPrimarySlow) })
 		d, err := r.primary.Delta(short, r.position, deltaChanges)
 		slow.Stop()
@@ -95,8 +96,8 @@ func (r *Replica) catchUp(ctx context.Context) error {
 			return err
 		}
 		if len(d.Changes) > 0 {
-			// A row that comes back may make its stored revocation pending again. A reader that
-			// sees the row must see that number too.
+			// A key or tenant that appears in the primary again may make its stored revocation pending again. A
+			// reader that sees the row must also see the new number of pending revocations.
 			pending := func(n int64) {
 				if n > r.pendingCount.Load() {
 					r.pendingCount.Store(n)
@@ -125,16 +126,16 @@ func (r *Replica) catchUp(ctx context.Context) error {
 	}
 }
 
-// setView changes where look-ups go. By the new generation the gateway checks all cached keys
-// again.
+// setView changes whether look-ups go to the copy or to the primary. It raises the generation, so the
+// gateway checks all cached keys again.
 func (r *Replica) setView(s *activeView) {
 	r.view.Store(s)
 	r.generation.Add(1)
 	r.viewChanged.notify()
 }
 
-// discardDamaged stops using a copy that can't be read. Its revocations are lost here, but the
-// primary holds all that were delivered.
+// discardDamaged stops the use of a copy that can't be read. This node loses the copy's revocations,
+// but the primary holds all that were delivered to it.
 func (r *Replica) discardDamaged(s *activeView, err error) {
 	if r.view.CompareAndSwap(s, &activeView{passThrough: true}) {
 		r.log.Error("the replica is damaged: keys are looked up in the database until a new one is made", "file", r.file, "error", err)
@@ -150,7 +151,7 @@ func (r *Replica) discardDamaged(s *activeView, err error) {
 var errPrimarySlow = fmt.Errorf("%w: no answer within %s", gateway.ErrStore, unreachableAfter)
 
 // markUnreachable records why the primary does not answer, and cancels calls that wait for the
-// primary. It does nothing after ctx has ended.
+// primary. If ctx has ended, markUnreachable does nothing.
 func (r *Replica) markUnreachable(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -169,8 +170,8 @@ func (r *Replica) markReachable() {
 	}
 }
 
-// saveSync writes the time of the last sync to the file every saveInterval, and the announced
-// lease as soon as it changed.
+// saveSync writes the time of the last sync to the file at every saveInterval. It writes the announced
+// lease as soon as the lease has changed.
 func (r *Replica) saveSync(ctx context.Context) {
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// primaryError returns the reason why the primary is unreachable; nil while it answers.
+// primaryError returns the reason why the primary is unreachable, or nil while the primary answers.
 func (r *Replica) primaryError() error {
 	if a := r.unreachable.Load(); a != nil {
 		return a.err
@@ -21,8 +21,8 @@ func (r *Replica) primaryError() error {
 	return nil
 }
 
-// onPrimary calls f, which uses the primary. While the primary is known to be unreachable it
-// returns the reason instead, so that callers do not wait for it and block others.
+// onPrimary calls f, which uses the primary. While the primary is known to be unreachable, onPrimary
+// returns the reason without a call of f, so that callers do not wait and block others.
 func (r *Replica) onPrimary(f func() error) error {
 	err := r.primaryError()
 	if err == nil {
@@ -33,8 +33,8 @@ func (r *Replica) onPrimary(f func() error) error {
 	return err
 }
 
-// onPrimaryWhileReachable is onPrimary with a context that is cancelled when the primary becomes
-// unreachable.
+// onPrimaryWhileReachable calls f as onPrimary does, and passes a context that is cancelled when the
+// primary becomes unreachable.
 func (r *Replica) onPrimaryWhileReachable(ctx context.Context, f func(context.Context) error) error {
 	return r.onPrimary(func() error {
 		err := r.availability.while(ctx, f)
@@ -45,7 +45,7 @@ func (r *Replica) onPrimaryWhileReachable(ctx context.Context, f func(context.Co
 	})
 }
 
-// applyTimeout bounds how long a write waits until the copy holds it.
+// applyTimeout bounds how long a write to the primary waits until the copy has the change too.
 const applyTimeout = 5 * time.Second
 
 // Update implements management.Store. When it returns nil, look-ups on this node see the write.
@@ -66,7 +66,7 @@ func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error
 	return r.awaitApplied(ctx, changes)
 }
 
-// recordingTx records the changes that a transaction makes.
+// recordingTx is a transaction that records the changes it makes.
 type recordingTx struct {
 	store.Tx
 	changes []gateway.Change
@@ -88,15 +88,16 @@ func (t *recordingTx) Changes(list []gateway.Change) error {
 	return err
 }
 
-// awaitApplied waits until look-ups on this node see committed changes of the primary, and until
-// the revocations in them are stored, in case the primary goes back to an older state.
+// awaitApplied waits until look-ups on this node see committed changes of the primary. It also waits
+// until the copy holds the revocations in the changes, in case the primary goes back to an older
+// state.
 func (r *Replica) awaitApplied(ctx context.Context, changes []gateway.Change) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
 	defer cancel()
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()
-	// catchUp runs even if the copy's position is higher: if the primary went back, its change of
-	// that number differs from the copy's.
+	// catchUp runs even if the copy's position already includes the change's number. If the primary went
+	// back to an older state, its change of that number differs from the copy's.
 	err := r.catchUp(ctx)
 	switch {
 	case r.view.Load().passThrough:
@@ -148,7 +149,8 @@ func (r *Replica) SetShown(ctx context.Context, keyspace, secretID, prefix, last
 	return nil
 }
 
-// SavePeppers implements gateway.Store. If the copy holds all check values, nothing is written.
+// SavePeppers implements gateway.Store. If the copy already holds all check values, SavePeppers
+// writes nothing.
 func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) error {
 	known, err := r.Peppers(ctx)
 	missing := err != nil
@@ -168,8 +170,8 @@ func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) err
 	return nil
 }
 
-// WriteFlush implements gateway.Store. The counts of quotas are also stored in the copy, for use
-// while the primary is unreachable.
+// WriteFlush implements gateway.Store. WriteFlush also stores the counts of quotas in the copy, for
+// use while the primary is unreachable.
 func (r *Replica) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if s := r.view.Load(); s.copy != nil && len(f.Usage) > 0 {
 		if err := s.copy.WriteFlush(ctx, node, &gateway.Flush{At: f.At, Usage: f.Usage}); err != nil && s == r.view.Load() {
@@ -196,8 +198,8 @@ func (r *Replica) ReturnCredits(ctx context.Context, node, keyspace, tenant stri
 	return r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.ReturnCredits(ctx, node, keyspace, tenant) })
 }
 
-// DropLeases implements gateway.Store. While the primary is unreachable, the drop is postponed
-// until the node's first lease, so that a gateway can start without the primary.
+// DropLeases implements gateway.Store. While the primary is unreachable, DropLeases postpones the
+// drop until the node first leases credits, so that a gateway can start without the primary.
 func (r *Replica) DropLeases(ctx context.Context, node string) error {
 	r.leasesToDrop.Store(&node)
 	if err := r.dropOldLeases(ctx); err != nil && !unavailable(err) {
@@ -228,8 +230,8 @@ func (r *Replica) ReadUsage(ctx context.Context, q usage.Query, yield func(*usag
 	return r.onPrimary(func() error { return r.primary.ReadUsage(ctx, q, yield) })
 }
 
-// UsageUntil implements usage.Store. While the primary is unreachable it returns the zero time, so
-// that a gateway can start without the primary.
+// UsageUntil implements usage.Store. While the primary is unreachable, UsageUntil returns the zero
+// time, so that a gateway can start without the primary.
 func (r *Replica) UsageUntil(ctx context.Context) (until time.Time, err error) {
 	err = r.onPrimary(func() (err error) {
 		until, err = r.primary.UsageUntil(ctx)
