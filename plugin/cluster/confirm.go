@@ -8,32 +8,34 @@ import (
 
 // Confirmation lists which nodes have applied a change, and which have not.
 type Confirmation struct {
-	// Confirmed are the names of the nodes that have applied it, including this one.
+	// Confirmed are the names of the nodes that have applied the change, including this node.
 	Confirmed []string
-	// Pending are the nodes that have not reported it.
+	// Pending are the nodes that have not reported that they applied the change.
 	Pending []PendingNode
 }
 
-// AnyOther is the Name of a PendingNode that stands for all other nodes, if their list was never
-// read.
+// AnyOther is the Name of a PendingNode that stands for all other nodes. It is used if this node has
+// never read the list of nodes.
 const AnyOther = "any other gateway"
 
 // PendingNode is a node that has not confirmed a change.
 type PendingNode struct {
 	Name string
-	// Deadline is until when the node accepts keys from memory; the zero time if unknown.
+	// Deadline is the time until which the node accepts keys from memory. The zero time means unknown.
 	Deadline time.Time
-	// contactAt is when the node last reported.
+	// contactAt is the time of the node's last report to the store.
 	contactAt time.Time
 }
 
-// Confirm returns which nodes have applied all changes up to seq, or all changes of the store if
-// seq is 0. A node also counts as confirmed once it accepts no keys of the keyspace (of any
-// keyspace, if keyspace is "") from memory. Confirm blocks until all nodes have confirmed, wait
-// has passed, or ctx has ended. It does not wait for nodes without recent reports.
+// Confirm returns which nodes have applied all changes up to number seq. If seq is 0, it means all
+// changes of the store. A node also counts as confirmed once it accepts no keys of the keyspace from
+// memory. If keyspace is "", the node must accept no keys of any keyspace. Confirm blocks until all
+// nodes have confirmed, wait has passed, or ctx has ended. Confirm does not wait for nodes without
+// recent reports.
 //
-// While the store is unreachable, the nodes of the last read list are pending, with deadlines as
-// if they had reached the store just now. If the list was never read, AnyOther is pending.
+// While the store is unreachable, Confirm returns the nodes of the last read list as pending. Their
+// deadlines are computed as if they had reached the store just now. If the list was never read,
+// AnyOther is pending.
 func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) Confirmation {
 	s := m.membership
 	if s == nil {
@@ -61,8 +63,8 @@ func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait t
 		}
 		c, alive := m.classifyNodes(list.nodes, list.now, keyspace, seq)
 		if err != nil {
-			// Since the list was read, nodes may have reported again, but none can have confirmed
-			// this change.
+			// Since this node read the list, other nodes may have reported again, but none can have confirmed the
+			// change that Confirm asks about.
 			now := list.now.Add(time.Since(list.asked))
 			for i := range c.Pending {
 				p := &c.Pending[i]
@@ -78,7 +80,7 @@ func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait t
 	}
 }
 
-// sleep returns nil when d has passed, or the error of ctx if that ends before.
+// sleep returns nil when d has passed, or the error of ctx if ctx ends before.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -90,8 +92,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// classifyNodes divides nodes into those that have applied seq and pending ones. alive is the
-// number of pending nodes that have reported recently.
+// classifyNodes divides nodes into those that have applied the change numbered seq and those that are
+// pending. alive is the number of pending nodes that have reported recently.
 func (m *Member) classifyNodes(nodes []Node, now time.Time, keyspace string, seq int64) (c Confirmation, alive int) {
 	c.Confirmed = append(c.Confirmed, m.Name())
 	recovering := m.membership.recovering()
@@ -112,8 +114,8 @@ func (m *Member) classifyNodes(nodes []Node, now time.Time, keyspace string, seq
 	return c, alive
 }
 
-// Nodes returns the gateways that share the store, and the time by the store's clock; nil if no
-// other process shares the store.
+// Nodes returns the gateways that share the store, and the time by the store's clock. The list is nil
+// if no other process shares the store.
 func (m *Member) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	if m.membership == nil {
 		return nil, time.Time{}, nil
@@ -125,16 +127,17 @@ func (m *Member) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 // was read after its call began.
 type nodePoller struct {
 	mu sync.Mutex
-	// running is the read in progress; next is the one that starts after it.
+	// running is the read of nodes that is in progress. next is the read that starts after running.
 	running, next *nodePoll
-	// last is the list of the last successful read, nil before the first.
+	// last is the list from the last successful read, or nil before the first one.
 	last *nodeList
 }
 
-// nodeList is the list of nodes at a time. Immutable.
+// nodeList is the list of nodes at one time. A nodeList is immutable.
 type nodeList struct {
 	nodes []Node
-	// now is the store's time of the list; asked is this node's time at the start of the query.
+	// now is the store's time at which it returned the list. asked is this node's time at the start of
+	// the query.
 	now, asked time.Time
 }
 
@@ -144,7 +147,8 @@ type nodePoll struct {
 	err  error
 }
 
-// list returns the nodes. With an error, it returns the last list that was read, or nil.
+// list returns the nodes of the cluster. If the read fails, it returns an error and the list that was
+// read last, or nil if there is none.
 func (p *nodePoller) list(ctx context.Context, r Registry) (*nodeList, error) {
 	p.mu.Lock()
 	var mine *nodePoll
@@ -170,7 +174,7 @@ func (p *nodePoller) list(ctx context.Context, r Registry) (*nodeList, error) {
 	}
 }
 
-// run reads the nodes for poll, and then for polls that were requested during the read.
+// run reads the list of nodes for poll. Then it reads the list for polls requested during the read.
 func (p *nodePoller) run(poll *nodePoll, r Registry) {
 	for poll != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
@@ -189,7 +193,7 @@ func (p *nodePoller) run(poll *nodePoll, r Registry) {
 	}
 }
 
-// NodesKnown returns the length of the last list of nodes that was read.
+// NodesKnown returns how many nodes are in the list that this node read last.
 func (m *Member) NodesKnown() int {
 	p := &m.membership.polls
 	p.mu.Lock()

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// followTimeout bounds one read of the changes: if a store accepts a query and does not
-	// answer, follow retries.
+	// followTimeout bounds one read of the changes. If a store accepts a query and does not answer in
+	// time, follow retries.
 	followTimeout = 15 * time.Second
 	// changesAtOnce bounds the number of changes in one read.
 	changesAtOnce = 1000
@@ -18,8 +18,8 @@ const (
 
 // follow applies the changes that other processes and nodes write to the store, until ctx ends.
 func (m *Member) follow(ctx context.Context) {
-	// behind reports that catchUp failed after a change signal. Then follow retries without Wait,
-	// which returns only once for each signal.
+	// behind reports whether catchUp failed after a change signal. While behind is true, follow retries
+	// without a call of Wait, because Wait returns only once for each signal.
 	behind := false
 	for ctx.Err() == nil {
 		var err error
@@ -42,7 +42,7 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// catchUp applies every change after the newest applied one.
+// catchUp reads and applies every change after the newest change that this node has applied.
 func (m *Member) catchUp(ctx context.Context) error {
 	for {
 		if err := m.followMirror(ctx); err != nil {
@@ -50,13 +50,14 @@ func (m *Member) catchUp(ctx context.Context) error {
 		}
 		began := time.Now()
 		applied := m.seq.Load()
-		// Start at the last change that was read. A later change written by this process may have
-		// a number beyond changes of others that were not read yet.
+		// Reading starts at the change that was read last, not at the newest applied change. This process may
+		// have written and applied a change while other processes' earlier changes are still unread.
 		after := applied
 		if k := m.lastRead.Load(); k != nil {
 			after = min(after, k.Seq)
 		}
-		// The last read change is read again. If it has changed, the store was replaced.
+		// The change that was read last is read again. If the store now has another change of that number,
+		// the store was replaced.
 		changes, err := m.store.Changes(ctx, max(after-1, 0), changesAtOnce)
 		if err != nil {
 			return err
@@ -74,12 +75,13 @@ func (m *Member) catchUp(ctx context.Context) error {
 			return nil
 		}
 		last := changes[len(changes)-1]
-		// Apply calls of this process may have applied its own changes since.
+		// While the changes were read, Apply calls of this process may have applied some of them.
 		fresh := slices.DeleteFunc(changes, func(c gateway.Change) bool { return c.Seq <= m.seq.Load() })
 		if err := m.Apply(ctx, fresh); err != nil {
 			return err
 		}
-		// seq moves on even over gaps, but never back behind changes applied meanwhile.
+		// seq rises even if numbers are missing between changes. It never falls behind a change that was
+		// applied in the meantime.
 		for now := m.seq.Load(); last.Seq > now && !m.seq.CompareAndSwap(now, last.Seq); now = m.seq.Load() {
 		}
 		m.lastRead.Store(&last)
@@ -91,9 +93,9 @@ func (m *Member) catchUp(ctx context.Context) error {
 	}
 }
 
-// nextChanges returns the part of changes that follows the change numbered after. changes were
-// read from that number on, when applied was the newest applied change. If the sequence is
-// interrupted, broken is the reason.
+// nextChanges returns the part of changes that follows the change numbered after. The caller read
+// changes from the number after on, when applied was the newest applied change. If the change
+// sequence is interrupted, broken states the reason.
 func (m *Member) nextChanges(ctx context.Context, after, applied int64, changes []gateway.Change) (_ []gateway.Change, broken string, err error) {
 	switch {
 	case len(changes) == 0:
@@ -106,7 +108,8 @@ func (m *Member) nextChanges(ctx context.Context, after, applied int64, changes 
 		case last == after:
 			return nil, "", nil
 		}
-		// The changes were written just now, or long ago and removed since.
+		// The missing changes were either written just now, or written long ago and removed since. A second
+		// read decides between the two cases.
 		if changes, err = m.store.Changes(ctx, after, changesAtOnce); err != nil {
 			return nil, "", err
 		}
@@ -130,8 +133,8 @@ func (m *Member) nextChanges(ctx context.Context, after, applied int64, changes 
 	return changes, "", nil
 }
 
-// resync handles an interrupted change sequence: all keys are read again, and all leased credits
-// are returned.
+// resync handles an interrupted change sequence. It reads all keys again, and returns all leased
+// credits.
 func (m *Member) resync(ctx context.Context, after int64, why string) error {
 	began := time.Now()
 	last, err := m.store.LastSeq(ctx)

@@ -14,29 +14,30 @@ import (
 // Options are the parts and settings of a Member.
 type Options struct {
 	gateway.Options
-	// Registry lists the gateways that share the store; nil if no other process shares it.
+	// Registry lists the gateways that share the store. It is nil if no other process shares the store.
 	Registry Registry
-	// Shared states that SetStore will set a Registry. Default: false.
+	// Shared states that the caller will set a Registry with SetStore. Default: false.
 	Shared bool
-	// Staleness is how long keys in memory are accepted while a shared store is unreachable.
-	// Default: an hour.
+	// Staleness is how long this node accepts keys in memory while a shared store is unreachable.
+	// Default: one hour.
 	Staleness Staleness
-	// NodeInfo returns the program's version and a hash of its configuration, for the other
-	// gateways. Default: both are empty.
+	// NodeInfo returns the program's version and a hash of its configuration. The node reports both to the
+	// other gateways. Default: both are empty.
 	NodeInfo func() (version, configHash string)
 }
 
 const (
 	defaultStaleness = time.Hour
-	// staleEvery is how often a node checks whether it must end live requests.
+	// staleEvery is how often a node checks whether it must end live requests because its data is stale.
 	staleEvery = 250 * time.Millisecond
 )
 
-// Member is a gateway that follows the changes of its store. Made by New. Safe for concurrent use.
+// Member is a gateway that follows the changes of its store. New makes a Member. A Member is safe for
+// concurrent use.
 type Member struct {
 	*gateway.Gateway
 	store gateway.Store
-	// membership is nil if no other process shares the store.
+	// membership is the contact to the shared store. It is nil if no other process shares the store.
 	membership *membership
 
 	startMu         sync.Mutex
@@ -45,17 +46,18 @@ type Member struct {
 	running         sync.WaitGroup
 
 	tokenChanges atomic.Uint64
-	seq          atomic.Int64 // seq is the newest applied change.
-	reportedSeq  atomic.Int64 // reportedSeq is the newest change that is, or will be, reported as applied.
-	// lastRead is the newest change that was read and applied, nil for none. Only follow sets it.
+	seq          atomic.Int64 // seq is the number of the newest change that this node has applied.
+	reportedSeq  atomic.Int64 // reportedSeq is the number of the newest change that this node reports, or will report, as applied.
+	// lastRead is the newest change that this node has read and applied, or nil if there is none. Only
+	// follow sets lastRead.
 	lastRead atomic.Pointer[gateway.Change]
-	// mirror is the store if it is a Mirror, else nil. mirrorGeneration is the generation that was
-	// followed last.
+	// mirror is the store if the store is a Mirror, otherwise nil. mirrorGeneration is the generation of
+	// the mirror that this node followed last.
 	mirror           Mirror
 	mirrorGeneration uint64
 }
 
-// New returns a member that is not ready yet. It does not read the store.
+// New returns a member that is not ready yet. New does not read the store.
 func New(o Options) (*Member, error) {
 	var s *membership
 	if o.Registry != nil || o.Shared {
@@ -72,8 +74,8 @@ func New(o Options) (*Member, error) {
 	return &Member{Gateway: g, store: o.Store, membership: s}, nil
 }
 
-// SetStore sets the store of a member whose Options had none, and its Registry if it is shared.
-// Call it once, before Start.
+// SetStore sets the store of a member whose Options had none. If the store is shared, SetStore also
+// sets its Registry. SetStore must be called once, before Start.
 func (m *Member) SetStore(s gateway.Store, r Registry) {
 	m.store = s
 	m.Gateway.SetStore(s)
@@ -82,9 +84,9 @@ func (m *Member) SetStore(s gateway.Store, r Registry) {
 	}
 }
 
-// Start joins the cluster, makes the gateway ready, and starts following the changes in the
-// background. It blocks on the store within ctx. It is idempotent, and may be called again after
-// an error.
+// Start joins the cluster, makes the gateway ready, and starts to follow the store's changes in the
+// background. Start may wait for the store until ctx ends. Start is idempotent, and may be called again
+// after an error.
 func (m *Member) Start(ctx context.Context) error {
 	m.startMu.Lock()
 	defer m.startMu.Unlock()
@@ -94,8 +96,8 @@ func (m *Member) Start(ctx context.Context) error {
 	if m.closed.Load() {
 		return errors.New("the gateway was closed")
 	}
-	// Joining comes first. Writers wait for this node from then on, and loads return everything
-	// that was written before.
+	// The node joins the cluster before it loads keys. From then on writers wait for this node, and a load
+	// returns everything that was written before.
 	if m.mirror, _ = ability[Mirror](m.store); m.mirror != nil {
 		m.mirrorGeneration = m.mirror.Generation()
 	}
@@ -128,7 +130,7 @@ func (m *Member) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the gateway, as gateway.Gateway.Close does, and leaves the cluster. It is
+// Close closes the gateway, as gateway.Gateway.Close does, and leaves the cluster. Close is
 // idempotent.
 func (m *Member) Close(ctx context.Context) error {
 	m.startMu.Lock()
@@ -157,14 +159,13 @@ func (m *Member) ReadyFor(keyspace string) bool {
 
 // Stats is the state of a member.
 type Stats struct {
-	// Stats is the gateway's state, but Ready is that of the member.
+	// The embedded Stats is the gateway's state. Its field Ready is the member's readiness instead.
 	gateway.Stats
-	// Stale reports that the member is not ready because it could not reach the store for too
-	// long.
+	// Stale reports whether the member is not ready because it could not reach the store for too long.
 	Stale bool
-	// Seq is the newest change that this node has applied.
+	// Seq is the number of the newest change that this node has applied.
 	Seq int64
-	// Lag is the time since this node last had all changes applied; 0 if no other process shares
+	// Lag is the time since this node last had all changes applied. It is 0 if no other process shares
 	// the store.
 	Lag time.Duration
 }
@@ -180,15 +181,16 @@ func (m *Member) Stats() Stats {
 	return s
 }
 
-// SetStaleness changes how long this node accepts keys while a shared store is unreachable. It is
-// safe at any time.
+// SetStaleness changes how long this node accepts keys while a shared store is unreachable. It may be
+// called at any time.
 func (m *Member) SetStaleness(t Staleness) {
 	if m.membership != nil {
 		m.membership.setStaleness(t)
 	}
 }
 
-// join reports this node before it loads anything, so that writers wait for it from then on.
+// join reports this node to the registry before the node loads anything, so that writers wait for
+// this node from then on.
 func (m *Member) join(ctx context.Context) error {
 	if m.membership == nil {
 		return nil
@@ -196,7 +198,7 @@ func (m *Member) join(ctx context.Context) error {
 	return m.report(ctx)
 }
 
-// leave removes this node from the registry at a clean stop.
+// leave removes this node from the registry when the process stops cleanly.
 func (m *Member) leave(ctx context.Context) error {
 	if m.membership == nil {
 		return nil
@@ -204,7 +206,8 @@ func (m *Member) leave(ctx context.Context) error {
 	return m.membership.registry.RemoveNode(ctx, m.Name(), m.membership.instance)
 }
 
-// report sends to the registry which change this node has applied, and its staleness.
+// report sends to the registry which change this node has applied, and the node's staleness: how long
+// it accepts keys while the store is unreachable.
 func (m *Member) report(ctx context.Context) error {
 	s := m.membership
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
@@ -213,8 +216,8 @@ func (m *Member) report(ctx context.Context) error {
 	s.mu.Lock()
 	staleness := s.staleness
 	s.mu.Unlock()
-	// lastRead is read after seq. It may be an earlier change than seq, which proves as well that
-	// both are in this store.
+	// The node reads lastRead after seq. lastRead may be an earlier change than seq. An earlier change
+	// proves just as well that both changes are in this store.
 	n := &Node{Name: m.Name(), Instance: s.instance, Seq: m.seq.Load(), Ready: m.Ready(), KeysCached: m.Keys().KeyCount()}
 	if k := m.lastRead.Load(); k != nil {
 		n.LastRead = *k
@@ -230,7 +233,7 @@ func (m *Member) report(ctx context.Context) error {
 		s.markListed()
 	case !errors.Is(err, ErrNameTaken) || !m.started.Load():
 	case s.mayTakeOver():
-		// Writers wait for this node's former process, whose announced staleness is not shorter.
+		// Writers still wait for this node's former process, which announced at least as long a staleness.
 		return nil
 	case s.markReplaced():
 		m.Logger().Error("another gateway has taken this node's name: this one accepts no more keys. Give each gateway its own name and restart this one", "node", m.Name())
@@ -238,7 +241,8 @@ func (m *Member) report(ctx context.Context) error {
 	return err
 }
 
-// reportLoop reports after changes were applied, and every reportEvery, until ctx ends.
+// reportLoop reports this node to the registry after it applied changes, and at every reportEvery,
+// until ctx ends.
 func (m *Member) reportLoop(ctx context.Context) {
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
@@ -246,11 +250,12 @@ func (m *Member) reportLoop(ctx context.Context) {
 		err := m.report(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			// This is no read failure: a replica may still be readable.
+			// A failed report is recorded as a failed write, not as a failed read, because a replica may still be
+			// readable.
 			m.Health().WriteFailed("reporting this gateway to the others", err)
 		case err == nil && look:
-			// Keep the list up to date: while the store is unreachable, Confirm uses the last one
-			// read.
+			// The loop keeps the list of nodes up to date, because Confirm uses the last read list while the
+			// store is unreachable.
 			_, _ = m.membership.polls.list(ctx, m.membership.registry)
 		}
 		select {
@@ -264,8 +269,8 @@ func (m *Member) reportLoop(ctx context.Context) {
 	}
 }
 
-// staleLoop ends live requests as soon as their keyspace is stale. It does not use the store, so
-// that nothing delays it.
+// staleLoop ends live requests as soon as their keyspace is stale: this node could not reach the store
+// for too long. The loop does not use the store, so that nothing delays the loop.
 func (m *Member) staleLoop(ctx context.Context) {
 	t := time.NewTimer(staleEvery)
 	defer t.Stop()
@@ -276,7 +281,8 @@ func (m *Member) staleLoop(ctx context.Context) {
 				was = is
 				m.logStale(is)
 			}
-			// Searching many keys takes at most 5 % of one processor.
+			// The pause is at least 20 times the duration of the search for stale requests. So the search takes
+			// at most 5 % of one processor even with many keys.
 			t.Reset(max(staleEvery, 20*time.Since(now)))
 		case <-ctx.Done():
 			return
@@ -284,8 +290,8 @@ func (m *Member) staleLoop(ctx context.Context) {
 	}
 }
 
-// endStale ends the live requests of stale keyspaces: the receipt of a revocation promises that no
-// request continues after the deadline. It reports whether a keyspace is stale.
+// endStale ends the live requests of stale keyspaces, because the receipt of a revocation promises
+// that no request continues after the deadline. It reports whether at least one keyspace is stale.
 func (m *Member) endStale(now time.Time) bool {
 	h := m.membership.deadline.Load()
 	if !h.anyPassed(now) {
@@ -295,7 +301,7 @@ func (m *Member) endStale(now time.Time) bool {
 	return true
 }
 
-// logStale logs that keys are no longer accepted, or are accepted again.
+// logStale logs that this node no longer accepts keys because its data is stale, or accepts them again.
 func (m *Member) logStale(stale bool) {
 	if stale {
 		m.Logger().Error("the store has been unreachable for longer than max_staleness: requests are answered with 503, and open streams are ended, until the store is reachable", "node", m.Name())
@@ -304,7 +310,7 @@ func (m *Member) logStale(stale bool) {
 	m.Logger().Info("the store is reachable again: keys are accepted again", "node", m.Name())
 }
 
-// caughtUp records that all changes committed before began are applied.
+// caughtUp records that this node has applied all changes committed before the time began.
 func (m *Member) caughtUp(began time.Time) {
 	if m.membership != nil {
 		m.membership.synced(m.appliedAsOf(began))
@@ -330,11 +336,11 @@ func (m *Member) signalProgress() {
 // TokenChanges returns the number of applied changes of management tokens. It does not block.
 func (m *Member) TokenChanges() uint64 { return m.tokenChanges.Load() }
 
-// Apply puts stored changes into effect in this process. When it returns, no request is checked by
-// the state before the changes, and live requests whose key is no longer valid have been ended. It
-// is called after each commit of this process and for the commits of others, perhaps twice for one
-// change. It blocks on the store. After an error, new keys may be unknown; keys with restrictions
-// are rejected in any case.
+// Apply puts stored changes into effect in this process. When Apply returns, no request is checked by
+// the state before the changes, and live requests whose key is no longer valid have ended. The process
+// calls Apply after each of its own commits, and for the commits of other processes, perhaps twice for
+// one change. Apply may wait for the store. After an error, new keys may be unknown. Keys that the
+// changes restrict are rejected even after an error.
 func (m *Member) Apply(ctx context.Context, changes []gateway.Change) error {
 	for _, c := range changes {
 		if c.Kind == gateway.ChangeToken {
@@ -343,7 +349,7 @@ func (m *Member) Apply(ctx context.Context, changes []gateway.Change) error {
 	}
 	err := m.Keys().Apply(ctx, changes)
 	if err == nil {
-		// catchUp need not apply this process's own changes again, if they follow each other.
+		// If this process's own changes have consecutive numbers, catchUp need not apply them again.
 		for _, c := range changes {
 			m.seq.CompareAndSwap(c.Seq-1, c.Seq)
 		}

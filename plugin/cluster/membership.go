@@ -8,24 +8,24 @@ import (
 )
 
 const (
-	// reportEvery is the interval of reports without new changes.
+	// reportEvery is how often a node reports to the registry while it has no new changes to report.
 	reportEvery = time.Second
-	// reportTimeout bounds one report.
+	// reportTimeout bounds one report to the registry.
 	reportTimeout = 2 * time.Second
-	// laggingAfter is how long without contact to the store a node still rejects keys as unknown.
-	// Later, they may have been created meanwhile.
+	// laggingAfter is how long a node without contact to the store still rejects keys as unknown. After
+	// that time an unknown key may be a new one.
 	laggingAfter = 3 * time.Second
-	// unresponsiveAfter is the time since a node's last report after which others do not wait for
-	// it.
+	// unresponsiveAfter is the time since a node's last report after which other nodes do not wait for
+	// that node's confirmations.
 	unresponsiveAfter = 5 * time.Second
-	// takeoverWindow bounds how long the name of a node that started without the store may belong
-	// to its former process. It begins when the store answers again, with the former process's
-	// last report.
+	// takeoverWindow bounds how long a node that started without the store may find its name still held by
+	// its former process. The time begins when the store answers again and shows the former process's last
+	// report.
 	takeoverWindow = 4 * unresponsiveAfter
 )
 
-// membership is the state of a member's contact to a shared store. All times have a monotonic
-// reading. It implements gateway.Freshness.
+// membership is the state of a member's contact to a shared store. All its times have a monotonic
+// clock reading. membership implements gateway.Freshness.
 type membership struct {
 	registry Registry
 	instance string
@@ -34,23 +34,23 @@ type membership struct {
 	mu sync.Mutex
 	// staleness is how long this node accepts keys without contact to the store.
 	staleness Staleness
-	// All changes up to lastSync are applied. reported is when the last accepted report began, and
-	// announced is the staleness in it.
+	// lastSync is the time up to which this node has applied all changes. reported is when the last
+	// accepted report began. announced is the staleness in that report.
 	lastSync, reported time.Time
 	announced          Staleness
-	// deadline is until when this node accepts keys; nil before the first report.
+	// deadline is the time until which this node accepts keys. It is nil before the first report.
 	deadline atomic.Pointer[deadline]
-	// recoveredAt is when the store began to accept reports again after a failed one.
+	// recoveredAt is when the store first accepted a report again after a failed report.
 	recoveredAt time.Time
 	failing     bool
-	// replaced reports that another process took this node's name.
+	// replaced reports whether another process took this node's name.
 	replaced bool
-	// listed reports that the store accepted a report of this process. nameTakenAt is when the
-	// registry first returned ErrNameTaken before that.
+	// listed reports whether the store accepted a report of this process. nameTakenAt is when the
+	// registry first returned ErrNameTaken before such an acceptance.
 	listed      bool
 	nameTakenAt time.Time
 
-	// changeSignal has an entry while there are applied changes to report.
+	// changeSignal holds an entry while this node has applied changes that it must still report.
 	changeSignal chan struct{}
 	polls        nodePoller
 }
@@ -68,7 +68,7 @@ func (s *membership) Stale(now time.Time, keyspace string) bool {
 	return s.deadline.Load().passed(now, keyspace)
 }
 
-// allStale reports whether this node accepts no keys of any keyspace.
+// allStale reports whether this node accepts no keys of any keyspace because its data is too old.
 func (s *membership) allStale(now time.Time) bool { return s.deadline.Load().allPassed(now) }
 
 // Lagging implements gateway.Freshness.
@@ -78,7 +78,7 @@ func (s *membership) Lagging(now time.Time) bool {
 	return now.Sub(s.lastSync) > laggingAfter
 }
 
-// synced records that all changes committed before began are applied.
+// synced records that this node has applied all changes committed before the time began.
 func (s *membership) synced(began time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,8 +86,8 @@ func (s *membership) synced(began time.Time) {
 	s.extendDeadline()
 }
 
-// reportAccepted records that the store accepted this node's report. began is when the report was
-// sent, announced is the staleness that the report states.
+// reportAccepted records that the store accepted this node's report. began is when the node sent the
+// report. announced is the staleness that the report states.
 func (s *membership) reportAccepted(began time.Time, announced Staleness) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,16 +98,16 @@ func (s *membership) reportAccepted(began time.Time, announced Staleness) {
 	s.extendDeadline()
 }
 
-// recovering reports whether the store was unreachable until just now. Then other nodes could not
-// report either, so old reports do not mean that they are down.
+// recovering reports whether the store was unreachable until just now. While the store was
+// unreachable no node could report, so an old report does not mean that its node is down.
 func (s *membership) recovering() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failing || time.Since(s.recoveredAt) < unresponsiveAfter
 }
 
-// extendDeadline moves the deadline forward, but never beyond what this node announced to others.
-// s.mu is locked.
+// extendDeadline moves the time until which this node accepts keys forward, but never beyond the time
+// that the node announced to other nodes. The caller holds s.mu.
 func (s *membership) extendDeadline() {
 	if s.replaced || s.reported.IsZero() {
 		return
@@ -119,7 +119,8 @@ func (s *membership) extendDeadline() {
 	s.deadline.Store(newDeadline(from, s.staleness.atMost(s.announced)))
 }
 
-// setStaleness changes the bounds. A shorter bound is in effect at once, before others know it.
+// setStaleness changes how long this node accepts keys without contact to the store. A shorter time is
+// in effect at once, before other nodes know the new time.
 func (s *membership) setStaleness(t Staleness) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +137,7 @@ func (s *membership) lag() time.Duration {
 	return time.Since(s.lastSync)
 }
 
-// markFailing records that a report failed.
+// markFailing records that a report to the registry failed.
 func (s *membership) markFailing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,9 +151,9 @@ func (s *membership) markListed() {
 	s.listed = true
 }
 
-// markReplaced records that another process took this node's name, and reports whether that is
-// new. From then on the node accepts no key, since other nodes no longer wait for its
-// confirmations.
+// markReplaced records that another process took this node's name, and reports whether this node
+// learns it for the first time. From then on the node accepts no key, because other nodes no longer
+// wait for its confirmations.
 func (s *membership) markReplaced() (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,8 +163,9 @@ func (s *membership) markReplaced() (first bool) {
 	return first
 }
 
-// mayTakeOver reports whether the process that has this node's name may be its former process.
-// That is possible only if this process was never listed, because it started without the store.
+// mayTakeOver reports whether the process that holds this node's name may be the node's former
+// process. The answer can be true only if the store never listed this process, because this process
+// started without the store.
 func (s *membership) mayTakeOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

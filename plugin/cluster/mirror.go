@@ -8,25 +8,27 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Mirror is implemented by stores that answer look-ups from a local copy of a primary. Its methods
-// do not block.
+// Mirror is implemented by stores that answer look-ups from a local copy of a primary database. The
+// methods of Mirror do not block.
 type Mirror interface {
-	// LastSync returns when the copy last held everything written to the primary; the zero time
-	// for never. Store.Wait returns when it has advanced, soon after ReportNode accepted the first
-	// report.
+	// LastSync returns when the copy last held everything written to the primary. The zero time means
+	// never. Store.Wait returns when LastSync has advanced. After ReportNode accepted the first report,
+	// LastSync advances soon.
 	LastSync() time.Time
-	// AnnouncedLease returns when this process or its former process last reported to the primary,
-	// and the announced staleness; false if unknown.
+	// AnnouncedLease returns when this process or its former process last reported to the primary, and the
+	// announced staleness. known is false if no report is known.
 	AnnouncedLease() (at time.Time, staleness Staleness, known bool)
-	// Generation changes when the copy is rebuilt: earlier reads may differ from the new copy.
+	// Generation returns a number that changes when the copy is rebuilt. Earlier reads may differ from the
+	// new copy.
 	Generation() uint64
-	// Unsequenced returns, each once, the changes without a number in the sequence: revocations
-	// made while the primary was unreachable. Store.Wait returns when there are any.
+	// Unsequenced returns the changes that have no number in the change sequence: revocations that were
+	// made while the primary was unreachable. It returns each change once. Store.Wait returns when
+	// Unsequenced has changes to return.
 	Unsequenced() []gateway.Change
 }
 
-// ability returns the store as a T, an interface that only some stores implement, and reports
-// whether it is one. A store that wraps another has a method Unwrap.
+// ability returns the store as a T, an interface that only some stores implement. ok reports whether
+// the store implements T. If a store wraps another store, ability finds the inner store with Unwrap.
 func ability[T any](s gateway.Store) (t T, ok bool) {
 	for s != nil {
 		if t, ok = s.(T); ok {
@@ -42,7 +44,8 @@ func ability[T any](s gateway.Store) (t T, ok bool) {
 }
 
 // followMirror applies those changes in the node's local copy of the store that have no change
-// number.
+// number: revocations made while the primary was unreachable. If the copy was rebuilt, followMirror
+// first reads all keys again.
 func (m *Member) followMirror(ctx context.Context) error {
 	if m.mirror == nil {
 		return nil
@@ -59,8 +62,8 @@ func (m *Member) followMirror(ctx context.Context) error {
 	return nil
 }
 
-// appliedAsOf returns the time up to which all commits are applied, if everything that the store
-// returned at began is applied.
+// appliedAsOf returns the time up to which this node has applied all commits. The caller has applied
+// everything that the store returned at the time began.
 func (m *Member) appliedAsOf(began time.Time) time.Time {
 	if m.mirror != nil {
 		if h := m.mirror.LastSync(); h.Before(began) {
@@ -70,12 +73,12 @@ func (m *Member) appliedAsOf(began time.Time) time.Time {
 	return began
 }
 
-// mirrorWait bounds how long a node that has joined waits for its copy to be up to date.
+// mirrorWait bounds how long a node that has just joined waits until its copy is up to date.
 const mirrorWait = 3 * time.Second
 
-// awaitMirror waits until the copy, if there is one, holds everything written before since: the
-// writers did not wait for this node. If the primary becomes unreachable, the node goes on with
-// the copy as it is.
+// awaitMirror waits until the node's copy, if it has one, holds everything written before since. The
+// writers of those changes did not wait for this node. If the primary becomes unreachable, the node
+// uses the copy as it is.
 func (m *Member) awaitMirror(ctx context.Context, since time.Time) {
 	if m.mirror == nil || m.membership == nil || m.mirror.LastSync().IsZero() {
 		return
@@ -86,8 +89,8 @@ func (m *Member) awaitMirror(ctx context.Context, since time.Time) {
 	}
 }
 
-// joinFromReplica reports whether a node that could not report may accept keys from its copy: if
-// the copy is not stale. Writers wait for all listed nodes, so for this one too, until the lease
+// joinFromReplica reports whether a node that could not report may accept keys from its copy. It may if
+// the copy is not stale. Writers wait for this node too, because its name is listed, until the lease
 // ends that its former process announced.
 func (m *Member) joinFromReplica(err error) bool {
 	if m.mirror == nil || !errors.Is(err, gateway.ErrStore) {

@@ -2,15 +2,16 @@ package cluster
 
 import "time"
 
-// Staleness is how long a node accepts keys from memory while a shared store is unreachable.
-// Immutable.
+// Staleness is how long a node accepts keys from memory while a shared store is unreachable. A
+// Staleness is immutable.
 type Staleness struct {
-	// Default is the bound of every keyspace that is not in Keyspaces.
+	// Default is the time for every keyspace that is not in Keyspaces.
 	Default   time.Duration            `json:"default"`
 	Keyspaces map[string]time.Duration `json:"keyspaces,omitempty"`
 }
 
-// Of returns the bound of one keyspace. It does not allocate.
+// Of returns how long a node may accept keys of one keyspace while the store is unreachable. Of does
+// not allocate memory.
 func (t Staleness) Of(keyspace string) time.Duration {
 	if d, ok := t.Keyspaces[keyspace]; ok {
 		return d
@@ -18,7 +19,7 @@ func (t Staleness) Of(keyspace string) time.Duration {
 	return t.Default
 }
 
-// Longest returns the longest bound of any keyspace.
+// Longest returns the longest staleness of any keyspace.
 func (t Staleness) Longest() time.Duration {
 	d := t.Default
 	for _, own := range t.Keyspaces {
@@ -27,7 +28,7 @@ func (t Staleness) Longest() time.Duration {
 	return d
 }
 
-// shortest returns the shortest bound of any keyspace.
+// shortest returns the shortest staleness of any keyspace.
 func (t Staleness) shortest() time.Duration {
 	d := t.Default
 	for _, own := range t.Keyspaces {
@@ -36,8 +37,8 @@ func (t Staleness) shortest() time.Duration {
 	return d
 }
 
-// Offsets returns how much shorter than Longest the bound of each keyspace in Keyspaces is, with
-// "" for all others; nil if all bounds are equal.
+// Offsets returns, for each keyspace in Keyspaces, how much shorter than Longest its staleness is. The
+// entry "" holds the value for all other keyspaces. Offsets returns nil if all are equal.
 func (t Staleness) Offsets() map[string]time.Duration {
 	if len(t.Keyspaces) == 0 {
 		return nil
@@ -50,7 +51,7 @@ func (t Staleness) Offsets() map[string]time.Duration {
 	return out
 }
 
-// atMost returns the shorter of two bounds for each keyspace.
+// atMost returns, for each keyspace, the shorter staleness of t and o.
 func (t Staleness) atMost(o Staleness) Staleness {
 	out := Staleness{Default: min(t.Default, o.Default)}
 	if len(t.Keyspaces)+len(o.Keyspaces) == 0 {
@@ -65,13 +66,13 @@ func (t Staleness) atMost(o Staleness) Staleness {
 	return out
 }
 
-// deadline is until when a node accepts keys from memory. Immutable. A nil deadline has passed for
-// all keyspaces.
+// deadline is the time until which a node accepts keys from memory. A deadline is immutable. A nil
+// deadline has passed for all keyspaces.
 type deadline struct {
-	// from is when the node was last both up to date and listed in the registry.
+	// from is when the node last was both up to date and listed in the registry.
 	from      time.Time
 	staleness Staleness
-	// shortest and longest are the bounds of staleness, computed once.
+	// shortest and longest are the shortest and the longest staleness of a keyspace, computed once.
 	shortest, longest time.Duration
 }
 
@@ -79,8 +80,8 @@ func newDeadline(from time.Time, staleness Staleness) *deadline {
 	return &deadline{from, staleness, staleness.shortest(), staleness.Longest()}
 }
 
-// age returns the time since from, by the monotonic clock or the wall clock, whichever is longer:
-// the monotonic clock stops while the machine is suspended.
+// age returns the time since from. It uses the clock, monotonic or wall, that shows the longer time,
+// because the monotonic clock stops while the machine is suspended.
 func (h *deadline) age(now time.Time) time.Duration {
 	return max(now.Sub(h.from), time.Duration(now.UnixNano()-h.from.UnixNano()))
 }
@@ -88,7 +89,7 @@ func (h *deadline) age(now time.Time) time.Duration {
 // anyPassed reports whether the deadline of at least one keyspace may have passed.
 func (h *deadline) anyPassed(now time.Time) bool { return h == nil || h.age(now) > h.shortest }
 
-// passed reports whether the deadline of a keyspace has passed. It does not allocate.
+// passed reports whether the deadline of a keyspace has passed. It does not allocate memory.
 func (h *deadline) passed(now time.Time, keyspace string) bool {
 	if h == nil {
 		return true

@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// CheckPeppers returns an error where the configured peppers are not those of the store's keys.
-// Under a wrong pepper every key would look unknown, and keys created under it would be lost when
-// the pepper is corrected.
+// CheckPeppers returns an error if the configured peppers, the secrets mixed into key digests, are not
+// those of the store's keys. With a wrong pepper every key would look unknown. Keys created with the
+// wrong pepper would be lost when an operator corrects the pepper.
 func CheckPeppers(ctx context.Context, s gateway.Store, h *apikey.Hasher) error {
 	known, err := s.Peppers(ctx)
 	if err != nil {
@@ -24,9 +24,9 @@ func CheckPeppers(ctx context.Context, s gateway.Store, h *apikey.Hasher) error 
 	return matchPeppers(known, h.Checks(), primary)
 }
 
-// matchPeppers compares the stored check values with the configured ones; both are by pepper id. A
-// store without check values accepts any peppers. Otherwise only the primary pepper may be new,
-// and at least one other must be among the store's.
+// matchPeppers compares the stored check values of peppers with the configured ones. Both maps are by
+// pepper id. A store without check values accepts any peppers. Otherwise only the primary pepper may be
+// new, and the store must know at least one other configured pepper.
 func matchPeppers(known, configured map[string]string, primary string) error {
 	if len(known) == 0 {
 		return nil
@@ -55,7 +55,7 @@ func matchPeppers(known, configured map[string]string, primary string) error {
 	return nil
 }
 
-// checkPlans returns an error where a configuration lacks a plan that tenants hold.
+// checkPlans returns an error if a configuration lacks a plan that tenants in the store hold.
 func checkPlans(ctx context.Context, s gateway.Store, v *gateway.View) error {
 	for _, name := range slices.Sorted(maps.Keys(v.Keyspaces)) {
 		ks := v.Keyspaces[name]

@@ -10,15 +10,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// Target names the store of an engine, and the node that uses it. Both stay the same for the engine's life.
+// Target names the store of an engine, and the node that uses the store. Neither changes while the engine exists.
 type Target struct {
 	// Path is the SQLite file, or the name of the PostgreSQL database, without a password.
 	Path string
-	// Address is the first address of PostgreSQL; the zero value means SQLite.
+	// Address is the first address of the PostgreSQL store. The zero value means that the store is SQLite.
 	Address Address
-	// Replica is the file of this node's own copy of PostgreSQL. Default: there is none.
+	// Replica is the file of this node's own copy of the PostgreSQL database. Default: the node has no copy.
 	Replica string
-	// Node names this process among those that share the store.
+	// Node is the name of this process among the processes that share the store.
 	Node string
 }
 
@@ -31,29 +31,30 @@ type Address struct {
 // Shared reports whether several gateways may use the store.
 func (t Target) Shared() bool { return t.Address != Address{} }
 
-// Limits states where rates, quotas and concurrency are counted. The zero value means this
-// process's memory.
+// Limits states where the engine counts rates, quotas and concurrency. The zero value means that the
+// engine counts in this process's memory.
 type Limits struct {
 	// Redis is the URL of the Redis server.
 	Redis string
 	// Leased makes this node take tokens from Redis in batches, before requests need them.
 	Leased bool
-	// Timeout is how long a request waits for Redis. Default: the default of package redis.
+	// Timeout is how long a request waits for Redis. Default: the default timeout of package redis.
 	Timeout time.Duration
 }
 
-// Keyspace holds the settings of a keyspace that are not in the View.
+// Keyspace holds the settings of a keyspace that are not in the View, the part of the configuration
+// that checks of requests use.
 type Keyspace struct {
 	Webhooks webhooks.Settings
-	// UsageHours is how long hourly usage is kept.
+	// UsageHours is how long the store keeps hourly usage.
 	UsageHours time.Duration
 }
 
-// Config is one configuration of an engine. It must not change once it is applied. View and Log are required.
+// Config is one configuration of an engine. A Config must not change once it is applied. View and Log are required.
 type Config struct {
 	// View is the part of the configuration that checks of requests use.
 	View *gateway.View
-	// Address and Replica are this configuration's values for the Target's fields of that name.
+	// Address and Replica are this configuration's values for the fields Address and Replica of Target.
 	Address Address
 	Replica string
 	Limits  Limits
@@ -62,23 +63,23 @@ type Config struct {
 	Staleness cluster.Staleness
 	// Keyspaces holds the settings of each keyspace by its name.
 	Keyspaces map[string]Keyspace
-	// Signer signs positions of the audit chain. Default: nil, they are not signed.
+	// Signer signs positions of the audit chain. Default: nil, which means that positions are not signed.
 	Signer audit.Signer
 	// Hash identifies this configuration to the other nodes.
 	Hash string
 	// Log receives the engine's messages while this configuration is the newest.
 	Log *slog.Logger
-	// Note is a file that keeps the path of the SQLite file which this configuration used last. Default: none.
+	// Note is the path of a file that records which SQLite file this configuration used last. Default: there is no such file.
 	Note string
 
-	// Active reports whether the program runs this configuration as a whole; Apply may succeed although another part
-	// of the program fails later. It does not block. Default: it always does.
+	// Active reports whether the program runs this configuration as a whole. Apply may succeed although another part of the
+	// program fails later. Active does not block. Default: the configuration is always active.
 	Active func() bool
-	// Ready is called once after each Apply, when the store was verified with this configuration
-	// and requests are checked by it. Default: nothing is called.
+	// Ready is called once after each Apply, when the engine has verified the store with this configuration
+	// and checks requests by it. Default: nothing is called.
 	Ready func()
-	// Events receives events while the configuration is active. Default: nil, no one receives
-	// them.
+	// Events receives events while the configuration is active. Default: nil, which means that events are
+	// dropped.
 	Events Subscriber
 }
 

@@ -1,5 +1,5 @@
-// Package engine builds a gateway with its store and everything that needs both, and owns them over the configurations
-// that use them. It knows nothing of the program around it, such as Caddy.
+// Package engine builds a gateway with its store and all parts that need both. An engine keeps these parts while
+// configurations change. The package does not depend on the program around it, such as Caddy.
 //
 //	state.go          the lifecycle: states, Apply, Retire, Close
 //	config.go         the parts of a configuration
@@ -40,14 +40,15 @@ type Options struct {
 	Target Target
 	// Log receives messages before the first configuration is applied. Default: slog.Default.
 	Log *slog.Logger
-	// Version names the program for the other nodes. Default: "".
+	// Version names the program, with its version, for the other nodes. Default: "".
 	Version string
-	// Other returns the store of another engine of this process, and whether that engine serves
-	// while the program changes from it to this one. It does not block. Default: there is none.
+	// Other returns the store of another engine in this process. serving reports whether the other engine
+	// serves while the program changes from it to this engine. Other does not block. Default: there is no
+	// other engine.
 	Other func() (store string, serving bool)
 }
 
-// Engine is one gateway and its store. Made by New; safe for concurrent use.
+// Engine is one gateway and its store. New makes an Engine. An Engine is safe for concurrent use.
 type Engine struct {
 	target  Target
 	version string
@@ -59,24 +60,26 @@ type Engine struct {
 	limits  *limits
 	events  *relay
 
-	// state is a State, but never Degraded: see degraded.
+	// state holds a State, but never Degraded. The method degraded computes that state.
 	state atomic.Int32
-	// life ends with Close. background counts the goroutines that end with it.
+	// life is a context that Close ends. background counts the goroutines that end with life.
 	life       context.Context
 	end        context.CancelFunc
 	background sync.WaitGroup
-	// applying is held by Apply, Retire and Close, and verifying by each verification; both may wait for the store.
+	// Apply, Retire and Close hold the lock applying. Each verification holds the lock verifying. Holders may wait for the
+	// store.
 	applying, verifying sync.Mutex
-	// opened holds the store and the parts that need it; nil in Opening.
+	// opened holds the store and the parts that need it. It is nil in the state Opening.
 	opened atomic.Pointer[opened]
 
 	mu sync.Mutex
-	// configs are the adopted configurations, oldest first. active is the last one, nil for none.
+	// configs are the adopted configurations, oldest first. active is the last of them, or nil if there is
+	// none.
 	configs []*adopted
 	active  atomic.Pointer[adopted]
 }
 
-// opened is an open store and the parts that need it. Immutable.
+// opened is an open store and the parts that need the store. An opened is immutable.
 type opened struct {
 	store    Store
 	manager  *management.Manager
@@ -87,8 +90,8 @@ type opened struct {
 	at       time.Time
 }
 
-// New returns an engine in the state Opening. It opens no store, so that a check of a
-// configuration leaves nothing behind.
+// New returns an engine in the state Opening. New opens no store, so that a check of a configuration
+// creates no files.
 func New(o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -123,10 +126,10 @@ func (e *Engine) Target() Target { return e.target }
 // Gateway returns the gateway, which checks requests.
 func (e *Engine) Gateway() *cluster.Member { return e.gateway }
 
-// Usage returns the tracker, which counts the requests of keys.
+// Usage returns the usage tracker, which counts the requests of keys.
 func (e *Engine) Usage() *usage.Tracker { return e.usage }
 
-// Store returns the store, nil in Opening.
+// Store returns the store, or nil in the state Opening.
 func (e *Engine) Store() Store {
 	if o := e.opened.Load(); o != nil {
 		return o.store
@@ -134,7 +137,7 @@ func (e *Engine) Store() Store {
 	return nil
 }
 
-// Manager returns the manager, which changes tenants and keys; nil in Opening.
+// Manager returns the manager, which changes tenants and keys, or nil in the state Opening.
 func (e *Engine) Manager() *management.Manager {
 	if o := e.opened.Load(); o != nil {
 		return o.manager
@@ -142,7 +145,7 @@ func (e *Engine) Manager() *management.Manager {
 	return nil
 }
 
-// Auth returns the authority, which issues and checks tokens and sessions; nil in Opening.
+// Auth returns the authority, which issues and checks tokens and sessions, or nil in the state Opening.
 func (e *Engine) Auth() *auth.Authority {
 	if o := e.opened.Load(); o != nil {
 		return o.auth
@@ -150,7 +153,7 @@ func (e *Engine) Auth() *auth.Authority {
 	return nil
 }
 
-// Leaks returns the handler of reports of leaked keys; nil in Opening.
+// Leaks returns the handler of reports of leaked keys, or nil in the state Opening.
 func (e *Engine) Leaks() *leaks.Reporter {
 	if o := e.opened.Load(); o != nil {
 		return o.leaks
@@ -158,7 +161,7 @@ func (e *Engine) Leaks() *leaks.Reporter {
 	return nil
 }
 
-// Webhooks returns the registry, which manages webhooks; nil in Opening.
+// Webhooks returns the registry, which manages webhooks, or nil in the state Opening.
 func (e *Engine) Webhooks() *webhooks.Registry {
 	if o := e.opened.Load(); o != nil {
 		return o.registry
@@ -166,7 +169,8 @@ func (e *Engine) Webhooks() *webhooks.Registry {
 	return nil
 }
 
-// OpenedAt returns when the store was opened, to the second; false in Opening.
+// OpenedAt returns when the engine opened the store, to the second. It returns false in the state
+// Opening.
 func (e *Engine) OpenedAt() (time.Time, bool) {
 	if o := e.opened.Load(); o != nil {
 		return o.at, true
@@ -174,19 +178,19 @@ func (e *Engine) OpenedAt() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Replica returns the node's copy of the store, nil where it has none.
+// Replica returns the node's copy of the store, or nil if the node has no copy.
 func (e *Engine) Replica() *replica.Replica {
 	r, _ := e.Store().(*replica.Replica)
 	return r
 }
 
-// Limits returns the limits that are counted in Redis, nil where this process counts.
+// Limits returns the limits that are counted in Redis, or nil if this process counts them.
 func (e *Engine) Limits() *SharedLimits { return e.limits.shared.Load() }
 
-// RevocationStats returns how many revocations were sent and received through Redis.
+// RevocationStats returns how many revocations this node sent and received through Redis.
 func (e *Engine) RevocationStats() revocations.Stats { return e.limits.revocationStats() }
 
-// View returns the view of the active configuration, nil where there is none.
+// View returns the view of the active configuration, or nil if no configuration is active.
 func (e *Engine) View() *gateway.View {
 	if a := e.active.Load(); a != nil {
 		return a.View
@@ -194,10 +198,10 @@ func (e *Engine) View() *gateway.View {
 	return nil
 }
 
-// Wants reports whether an event of a type would be passed on to the subscriber of the active configuration.
+// Wants reports whether the active configuration's subscriber would receive an event of a type.
 func (e *Engine) Wants(eventType string) bool { return e.events.Wants(eventType) }
 
-// about returns this node's version and configuration, which the other nodes list.
+// about returns this node's version and the hash of its configuration, which the other nodes list.
 func (e *Engine) about() (version, configHash string) {
 	if a := e.active.Load(); a != nil {
 		configHash = a.Hash
@@ -213,7 +217,7 @@ func (e *Engine) webhookSettings(keyspace string) webhooks.Settings {
 	return webhooks.Settings{}
 }
 
-// signer returns the active configuration's signer of the audit chain, nil for none.
+// signer returns the active configuration's signer of the audit chain, or nil if there is none.
 func (e *Engine) signer() audit.Signer {
 	if a := e.active.Load(); a != nil {
 		return a.Signer
@@ -229,7 +233,7 @@ func (e *Engine) keyspaces() []string {
 	return nil
 }
 
-// usageHours returns how long a keyspace's hourly usage is kept.
+// usageHours returns how long the store keeps a keyspace's hourly usage.
 func (e *Engine) usageHours(keyspace string) time.Duration {
 	if a := e.active.Load(); a != nil {
 		if ks, ok := a.Keyspaces[keyspace]; ok {
@@ -239,11 +243,11 @@ func (e *Engine) usageHours(keyspace string) time.Duration {
 	return usage.DefaultHours
 }
 
-// closeTimeout bounds the time to write data back where no caller's context bounds it.
+// closeTimeout bounds the time to write data back to the store if no caller's context bounds that time.
 const closeTimeout = 10 * time.Second
 
 // finishLeaks handles the waiting reports of leaked keys if c is the engine's only configuration,
-// since no other can handle them after c.
+// because no other configuration can handle them after c.
 func (e *Engine) finishLeaks(c *Config) {
 	e.mu.Lock()
 	last := len(e.configs) == 1 && e.configs[0].Config == c
@@ -257,7 +261,7 @@ func (e *Engine) finishLeaks(c *Config) {
 	reporter.Finish(ctx)
 }
 
-// close closes the parts of the engine, each one before those that it needs.
+// close closes the parts of the engine. It closes each part before the parts that the part needs.
 func (e *Engine) close(ctx context.Context) error {
 	defer e.events.close()
 	o := e.opened.Load()
@@ -265,9 +269,9 @@ func (e *Engine) close(ctx context.Context) error {
 		if err := o.webhooks.Close(ctx); err != nil {
 			e.log.Error("webhook deliveries that were running could not be released: they are repeated only after their lease has expired", "error", err)
 		}
-		o.leaks.Finish(ctx) // handles the reports that came after the last Retire
+		o.leaks.Finish(ctx) // Finish handles the reports of leaked keys that came after the last Retire.
 	}
-	// The tracker waits for requests that still run and use the gateway.
+	// Closing the usage tracker waits for requests that still run, because they use the gateway.
 	err := e.usage.Close(ctx)
 	err = errors.Join(err, e.gateway.Close(ctx))
 	e.limits.close(ctx)

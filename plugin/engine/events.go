@@ -10,13 +10,13 @@ import (
 
 // Subscriber receives the events of a configuration, such as Caddy's events app.
 type Subscriber interface {
-	// Wants reports whether an event of a type would be received. It does not block.
+	// Wants reports whether the subscriber would receive an event of a type. It does not block.
 	Wants(eventType string) bool
-	// Emit passes an event on. It may block, which delays later events.
+	// Emit passes an event on to the subscriber. Emit may block, which delays later events.
 	Emit(events.Event) error
 }
 
-// maxQueued is how many events wait for a Subscriber.
+// maxQueued is how many events may wait for a Subscriber.
 const maxQueued = 1024
 
 // relay passes events on to the Subscriber of the newest configuration that is active. It
@@ -34,9 +34,9 @@ func newRelay(e *Engine) *relay {
 	return &relay{engine: e, queue: make(chan events.Event, maxQueued), done: make(chan struct{})}
 }
 
-// subscriber returns the Subscriber that receives events now, nil for none. While a configuration
-// is not active yet, because other parts of the program still start, it is the one of the
-// configuration before.
+// subscriber returns the Subscriber that receives events now, or nil if there is none. While a
+// configuration is not active yet, because other parts of the program still start, subscriber returns
+// the Subscriber of the configuration before.
 func (v *relay) subscriber() Subscriber {
 	v.engine.mu.Lock()
 	configs := slices.Clone(v.engine.configs)
@@ -55,7 +55,7 @@ func (v *relay) Wants(eventType string) bool {
 	return s != nil && s.Wants(eventType)
 }
 
-// Receive queues an event.
+// Receive queues an event for the Subscriber of the active configuration.
 func (v *relay) Receive(e events.Event) {
 	v.once.Do(func() { go v.run() })
 	select {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// limitsWait is how long Apply waits for Redis. Then it goes on, and each plan's on_redis_down
-	// applies until Redis answers.
+	// limitsWait is how long Apply waits for Redis. After limitsWait, Apply continues, and each plan's
+	// setting on_redis_down applies until Redis answers.
 	limitsWait = time.Second
 	// redirectWait is how long Apply waits for Redis at another address.
 	redirectWait = 10 * time.Second
@@ -32,7 +32,7 @@ type SharedLimits struct {
 	ended  chan struct{}
 }
 
-// newSharedLimits begins to connect to Redis, and does not wait for it.
+// newSharedLimits starts to connect to Redis, and does not wait for an answer of Redis.
 func newSharedLimits(l Limits, log *slog.Logger) (*SharedLimits, error) {
 	r, err := redis.New(redis.Options{URL: l.Redis, Timeout: l.Timeout, Logger: log})
 	if err != nil {
@@ -49,26 +49,26 @@ func newSharedLimits(l Limits, log *slog.Logger) (*SharedLimits, error) {
 	return s, nil
 }
 
-// Unreachable reports whether Redis does not answer, so that each plan's on_redis_down applies.
+// Unreachable reports whether Redis does not answer, so that each plan's setting on_redis_down applies.
 func (s *SharedLimits) Unreachable() bool { return s.redis.Unreachable() }
 
 // Leased reports whether this node takes tokens from Redis before requests need them.
 func (s *SharedLimits) Leased() bool { return s.shared.Leased() }
 
-// Stats returns the state and the counts of the connection to Redis and of the limits. It does not
+// Stats returns the state and the counts of the connection to Redis and of the limits. Stats does not
 // block.
 func (s *SharedLimits) Stats() (redis.Stats, ratelimit.SharedStats) {
 	return s.redis.Stats(), s.shared.Stats()
 }
 
-// close returns the tokens and slots that this node holds to Redis, and disconnects.
+// close returns the tokens and concurrency slots that this node holds to Redis, and disconnects.
 func (s *SharedLimits) close(ctx context.Context) {
 	s.stop()
 	<-s.ended
 	s.redis.Close(ctx)
 }
 
-// closeLater is close in the background.
+// closeLater returns tokens and slots to Redis and disconnects, in the background.
 func (s *SharedLimits) closeLater() {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
@@ -81,22 +81,23 @@ func (s *SharedLimits) closeLater() {
 type limits struct {
 	log     *slog.Logger
 	gateway *gateway.Gateway
-	// replica returns the replica, which sends revocations through Redis while its primary is unreachable; nil for none.
+	// replica returns the replica, which sends revocations through Redis while its primary is unreachable. It returns nil if
+	// the node has no replica.
 	replica func() *replica.Replica
-	// shared is nil where this process counts.
+	// shared holds the limits that are counted in Redis. It is nil if this process counts the limits.
 	shared atomic.Pointer[SharedLimits]
-	// changing is held while shared is changed, which may wait for Redis.
+	// A goroutine holds the lock changing while it changes shared, and may wait for Redis meanwhile.
 	changing sync.Mutex
 
 	statsMu sync.Mutex
-	// broadcaster is the one that the replica uses, nil for none. past is the sum of the counts of
-	// all before it.
+	// broadcaster is the broadcaster of revocations that the replica uses, or nil if there is none. past
+	// is the sum of the counts of all former broadcasters.
 	broadcaster *revocations.Broadcaster
 	past        revocations.Stats
 }
 
-// broadcast makes the replica, if there is one, send revocations through s. With nil it sends
-// none.
+// broadcast makes the replica, if the node has one, send revocations through the Redis connection of
+// s. If s is nil, the replica sends no revocations.
 func (l *limits) broadcast(s *SharedLimits) {
 	r := l.replica()
 	if r == nil {
@@ -116,7 +117,8 @@ func (l *limits) broadcast(s *SharedLimits) {
 	r.SetBroadcaster(l.broadcaster)
 }
 
-// revocationStats adds up what all broadcasters counted. It does not block.
+// revocationStats adds up the counts of all broadcasters, the present and the former ones. It does not
+// block.
 func (l *limits) revocationStats() revocations.Stats {
 	l.statsMu.Lock()
 	defer l.statsMu.Unlock()
@@ -126,10 +128,10 @@ func (l *limits) revocationStats() revocations.Stats {
 	return l.past.Plus(l.broadcaster.Stats())
 }
 
-// apply changes where limits are counted. Where only the address of Redis changes, spent allowance
-// and held slots stay. It returns an error, and changes nothing, where a new address can't be
-// used, or where a reload begins to use a Redis that rejects the password. Otherwise a Redis that
-// is unreachable at first is no error.
+// apply changes whether limits are counted in Redis or in this process. If only the address of Redis
+// changes, spent allowance and held slots stay. apply returns an error, and changes nothing, in two
+// cases: a new address can't be used, or a reload begins to use a Redis that rejects the password. A
+// Redis that is unreachable at first is otherwise no error.
 func (l *limits) apply(ctx context.Context, want Limits, reload bool) error {
 	l.changing.Lock()
 	defer l.changing.Unlock()
@@ -150,7 +152,7 @@ func (l *limits) apply(ctx context.Context, want Limits, reload bool) error {
 	return nil
 }
 
-// connect moves counting from this process to Redis. changing is held.
+// connect moves counting from this process to Redis. The caller holds the lock changing.
 func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
 	s, err := newSharedLimits(want, l.log)
 	if err != nil {
@@ -158,7 +160,7 @@ func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limitsWait)
 	defer cancel()
-	// Package redis logs and retries all other errors.
+	// Only a rejected password ends the change. Package redis logs and retries all other errors.
 	if err := s.redis.Wait(ctx); reload && errors.Is(err, redis.ErrRejected) {
 		s.closeLater()
 		return fmt.Errorf("limits redis can't be used, so nothing was changed: %w", err)
@@ -169,7 +171,7 @@ func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
 	return nil
 }
 
-// countHere moves counting from Redis to this process. changing is held.
+// countHere moves counting from Redis to this process. The caller holds the lock changing.
 func (l *limits) countHere() {
 	s := l.shared.Swap(nil)
 	if s == nil {
@@ -180,8 +182,8 @@ func (l *limits) countHere() {
 	s.closeLater()
 }
 
-// restore goes back to a former configuration's limits, without a check, and closes connections to
-// other addresses.
+// restore returns to the limits of a former configuration, without a check, and closes connections to
+// other addresses of Redis.
 func (l *limits) restore(want Limits) error {
 	l.changing.Lock()
 	defer l.changing.Unlock()
@@ -197,7 +199,7 @@ func (l *limits) restore(want Limits) error {
 	return shared.redis.Adopt(want.Redis, want.Timeout)
 }
 
-// close ends counting in Redis, within ctx.
+// close ends counting in Redis. It waits at most until ctx ends.
 func (l *limits) close(ctx context.Context) {
 	l.changing.Lock()
 	defer l.changing.Unlock()

@@ -6,11 +6,11 @@ import (
 	"sync/atomic"
 )
 
-// logHandler is the slog.Handler of an engine. It passes records on to the handler of the newest configuration: the engine
-// outlives configurations, and the outputs of a logger end with its configuration.
+// logHandler is the slog.Handler of an engine. It passes records on to the handler of the newest configuration, because
+// the engine outlives configurations, and the outputs of a logger close with its configuration.
 type logHandler struct {
 	to *atomic.Pointer[slog.Handler]
-	// with are the attributes and groups of a derived logger, applied to the handler of each record.
+	// with holds the attributes and groups of a derived logger. The handler of each record gets them.
 	with []func(slog.Handler) slog.Handler
 }
 

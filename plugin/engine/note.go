@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// A relative path of the SQLite file is resolved from the working directory. A gateway that is
-// started in another directory would create a new database there and accept no key. So the path of
-// the file that a configuration used last is kept in Config.Note.
+// A relative path of the SQLite file is resolved from the working directory. If an operator starts the
+// gateway in another directory, the gateway would create a new database there and accept no key. So
+// Config.Note keeps the path of the file that a configuration used last.
 
-// storeIsNew reports whether Apply of c creates the SQLite file.
+// storeIsNew reports whether Apply of the configuration c creates the SQLite file.
 func (e *Engine) storeIsNew(c *Config) bool {
 	if c.Note == "" {
 		return false
@@ -21,8 +21,8 @@ func (e *Engine) storeIsNew(c *Config) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0
 }
 
-// noteStore writes the path of the SQLite file to c.Note, and warns where the file is new although
-// the same configuration used one before.
+// noteStore writes the path of the SQLite file to the file c.Note. It warns if the SQLite file is new although the
+// same configuration used one before.
 func (e *Engine) noteStore(c *Config, isNew bool) {
 	if c.Note == "" {
 		return

@@ -5,9 +5,9 @@ import "time"
 // activePoll is how often migratePlans asks whether its configuration is active.
 const activePoll = 100 * time.Millisecond
 
-// migratePlans moves the tenants of former plans to the plans that replace them. It waits until the configuration is active:
-// where another part of the program fails to start, the configuration before goes on, and knows only the former plans. Until
-// the tenants are moved, the new plan's limits hold for them under its former name.
+// migratePlans moves the tenants of former plans to the plans that replace them. It waits until the configuration is
+// active: if another part of the program fails to start, the former configuration continues, and that one knows only the
+// former plans. Until the tenants are moved, the new plan's limits apply to them under the former plan's name.
 func (e *Engine) migratePlans(a *adopted) {
 	former := false
 	for _, ks := range a.View.Keyspaces {

@@ -50,17 +50,17 @@ import (
 type State int32
 
 const (
-	// Opening: the store is not open. Requests wait briefly, and are then answered with 503.
+	// Opening is the state before the store is open. Requests wait briefly, and are then answered with 503.
 	Opening State = iota
-	// Verifying: the store is open, but not verified with a configuration yet. Requests wait as in
-	// Opening.
+	// Verifying is the state in which the store is open, but not yet verified with a configuration.
+	// Requests wait briefly, and are then answered with 503.
 	Verifying
-	// Serving: keys are checked.
+	// Serving is the state in which the engine checks keys.
 	Serving
-	// Degraded is Serving while the store, its primary or Redis is unreachable. Keys in memory, or in the replica, are
-	// checked for as long as the configuration's Staleness allows.
+	// Degraded is the state Serving while the store, its primary or Redis is unreachable. The engine checks keys in memory,
+	// or in the replica, for as long as the configuration's Staleness allows.
 	Degraded
-	// Closing: Close was called. Requests are answered with 503.
+	// Closing is the state after a call of Close. Requests are answered with 503.
 	Closing
 )
 
@@ -69,7 +69,7 @@ func (s State) String() string {
 	return [...]string{"opening", "verifying", "serving", "degraded", "closing"}[s]
 }
 
-// State returns the engine's state. It does not block.
+// State returns the engine's state. The method does not block.
 func (e *Engine) State() State {
 	s := State(e.state.Load())
 	if s == Serving && e.degraded() {
@@ -78,8 +78,8 @@ func (e *Engine) State() State {
 	return s
 }
 
-// degraded reports whether a server is unreachable. The gateway, the replica and the limits find that out by themselves, so
-// it is read from them and not kept here.
+// degraded reports whether a server is unreachable. The gateway, the replica and the limits each find out whether their
+// server answers. degraded asks them instead of keeping a state of its own.
 func (e *Engine) degraded() bool {
 	if stats := e.gateway.Stats(); stats.Degraded || stats.Stale {
 		return true
@@ -94,8 +94,8 @@ func (e *Engine) degraded() bool {
 	return shared != nil && shared.Unreachable()
 }
 
-// advance moves the engine forward to a state, and reports whether the engine has reached it. An
-// engine never moves back, and never leaves Closing.
+// advance moves the engine forward to a state, and reports whether the engine has reached that state.
+// An engine never moves back, and never leaves Closing.
 func (e *Engine) advance(to State) bool {
 	for {
 		from := State(e.state.Load())
@@ -112,34 +112,34 @@ func (e *Engine) advance(to State) bool {
 }
 
 const (
-	// verifyWait bounds how long Apply waits for a shared store before it retries in the
-	// background, and each retry. reloadWait is the bound where another engine serves meanwhile,
-	// so that no request has to wait.
+	// verifyWait bounds how long Apply waits for a shared store before it retries in the background, and
+	// how long each retry waits. reloadWait is the bound while another engine serves, so that no request
+	// has to wait.
 	verifyWait = 5 * time.Second
 	reloadWait = 30 * time.Second
-	// retryPause is the time between two attempts to verify a configuration. conflictPause is that
-	// time where the store answers but does not belong to the configuration.
+	// retryPause is the time between two attempts to verify a configuration. conflictPause is the time
+	// between two attempts if the store answers but does not belong to the configuration.
 	retryPause    = 500 * time.Millisecond
 	conflictPause = 10 * time.Second
 )
 
-// ErrClosed is the error of Apply after Close.
+// ErrClosed is the error that Apply returns after Close.
 var ErrClosed = errors.New("the engine was closed")
 
 // adopted is a configuration that Apply adopted.
 type adopted struct {
 	*Config
-	// verified reports whether the store belongs to the configuration.
+	// verified reports whether the engine has verified that the store belongs to the configuration.
 	verified atomic.Bool
-	// life ends when the configuration is retired, or the engine is closed.
+	// life is a context that ends when the configuration is retired, or the engine is closed.
 	life context.Context
 	end  context.CancelFunc
 }
 
-// Apply makes c the configuration that the engine uses. Configurations before it stay until
-// Retire, since their requests may still run. After an error the engine uses what it used before.
-// The first Apply opens the store, which stays open even if that Apply fails. Apply blocks on the
-// store and Redis, within ctx; requests are served meanwhile.
+// Apply makes c the configuration that the engine uses. Earlier configurations stay until Retire,
+// because their requests may still run. After an error the engine uses what it used before. The first
+// Apply opens the store, which stays open even if that Apply fails. Apply may wait for the store and
+// Redis until ctx ends. The engine serves requests meanwhile.
 func (e *Engine) Apply(ctx context.Context, c *Config) error {
 	e.applying.Lock()
 	defer e.applying.Unlock()
@@ -163,9 +163,9 @@ func (e *Engine) Apply(ctx context.Context, c *Config) error {
 	return nil
 }
 
-// prepare verifies c with the store, and changes the store's address, the staleness bounds and the
-// limits to those of c. unverified is the reason why c could not be verified yet, nil where it
-// was. After an error, restore undoes the changes.
+// prepare verifies c with the store. It also changes the store's address, the staleness bounds and the
+// limits to those of c. unverified is the reason why c could not be verified yet, or nil if c was
+// verified. After an error, restore undoes the changes.
 func (e *Engine) prepare(ctx context.Context, c *Config) (unverified, err error) {
 	if err := e.moveStore(ctx, c); err != nil {
 		return nil, err
@@ -186,8 +186,8 @@ func (e *Engine) prepare(ctx context.Context, c *Config) (unverified, err error)
 	return unverified, e.limits.apply(ctx, c.Limits, e.active.Load() != nil)
 }
 
-// adopt makes c the newest configuration. unverified is the reason why it could not be verified
-// yet, nil where it was.
+// adopt makes c the newest configuration. unverified is the reason why c could not be verified with
+// the store yet, or nil if c was verified.
 func (e *Engine) adopt(c *Config, unverified error) {
 	a := &adopted{Config: c}
 	a.life, a.end = context.WithCancel(e.life)
@@ -203,8 +203,8 @@ func (e *Engine) adopt(c *Config, unverified error) {
 	e.serve(a)
 }
 
-// retry repeats the verification of a configuration until it succeeds or the configuration is
-// retired.
+// retry repeats the verification of a configuration until the verification succeeds or the
+// configuration is retired.
 func (e *Engine) retry(a *adopted) {
 	logged := ""
 	for wait := retryPause; ; {
@@ -232,7 +232,7 @@ func (e *Engine) retry(a *adopted) {
 	e.serve(a)
 }
 
-// serve marks a as verified, and starts the parts that need a verified configuration.
+// serve marks the configuration a as verified, and starts the parts that need a verified configuration.
 func (e *Engine) serve(a *adopted) {
 	a.verified.Store(true)
 	if !e.advance(Serving) {
@@ -245,8 +245,8 @@ func (e *Engine) serve(a *adopted) {
 	e.background.Go(func() { e.migratePlans(a) })
 }
 
-// verify checks that the store and c belong together, and starts the parts that need the store.
-// Where the store is shared, it takes at most wait.
+// verify checks that the store and c belong together, and starts the parts that need the store. If
+// the store is shared, verify takes at most the time wait.
 func (e *Engine) verify(ctx context.Context, c *Config, wait time.Duration) error {
 	e.verifying.Lock()
 	defer e.verifying.Unlock()
@@ -258,17 +258,17 @@ func (e *Engine) verify(ctx context.Context, c *Config, wait time.Duration) erro
 	return e.verifyStore(ctx, c)
 }
 
-// retryable reports whether a verification that failed may succeed later by itself: the store is shared, and
-// unreachable or in use under this node's name.
+// retryable reports whether a failed verification may succeed later without an operator. That is so if the store is
+// shared, and is unreachable or in use under this node's name.
 func (e *Engine) retryable(err error) bool {
 	return e.target.Shared() &&
 		(errors.Is(err, gateway.ErrStore) || errors.Is(err, cluster.ErrNameTaken) || errors.Is(err, context.DeadlineExceeded))
 }
 
-// Retire removes a configuration, whether Apply adopted it or not: one that another has replaced,
-// or one with which the program failed to start after Apply. Where it was the newest one, the
-// engine uses the one before again. Requests of c may still run. Where c is the last one, Retire
-// blocks until reports of leaked keys are handled. Idempotent.
+// Retire removes a configuration, even if Apply did not adopt it. The program retires a configuration
+// that another has replaced, or with which the program failed to start after Apply. If c was the
+// newest configuration, the engine uses the one before again. Requests of c may still run. If c is the
+// last configuration, Retire blocks until reports of leaked keys are handled. Retire is idempotent.
 func (e *Engine) Retire(c *Config) {
 	e.applying.Lock()
 	defer e.applying.Unlock()
@@ -286,8 +286,8 @@ func (e *Engine) Retire(c *Config) {
 		return
 	}
 	if c.View.Newer(newest.View) {
-		// The program gave c up, but may have checked requests by it while its other parts
-		// started. From now on newest replaces the sizes that c left in the limits.
+		// The program gave up the configuration c, but may have checked requests by c while other parts
+		// started. From now on the newest configuration replaces the sizes that c left in the limits.
 		newest.View.Renew()
 	}
 	if i >= 0 {
@@ -295,7 +295,7 @@ func (e *Engine) Retire(c *Config) {
 	}
 }
 
-// activate makes the last of e.configs the active one. e.mu is held.
+// activate makes the last configuration in e.configs the active one. The caller holds e.mu.
 func (e *Engine) activate() {
 	n := len(e.configs)
 	if n == 0 {
@@ -307,7 +307,7 @@ func (e *Engine) activate() {
 }
 
 // restore changes the store's address, the staleness bounds and the limits back to those of the
-// active configuration. It does not check them.
+// active configuration. It does not check whether they can be used.
 func (e *Engine) restore() {
 	a := e.active.Load()
 	if a == nil {
@@ -322,8 +322,8 @@ func (e *Engine) restore() {
 	}
 }
 
-// Close ends retries and deliveries, writes the counts and closes the store, within ctx. Requests that still run are
-// answered with 503. Idempotent.
+// Close ends retries and deliveries, writes the counts and closes the store. It waits at most until ctx ends. Requests
+// that still run are answered with 503. Close is idempotent.
 func (e *Engine) Close(ctx context.Context) error {
 	if State(e.state.Swap(int32(Closing))) == Closing {
 		return nil

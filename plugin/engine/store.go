@@ -27,7 +27,7 @@ type Store interface {
 	usage.Store
 }
 
-// OpenPrimary opens the PostgreSQL store of a target without a gateway. It waits until the server answers, within ctx.
+// OpenPrimary opens the PostgreSQL store of a target without a gateway. It waits until the server answers or ctx ends.
 func OpenPrimary(ctx context.Context, t Target, log *slog.Logger) (*postgres.Store, error) {
 	s, err := newPrimary(t, log)
 	if err != nil {
@@ -44,8 +44,8 @@ func newPrimary(t Target, log *slog.Logger) (*postgres.Store, error) {
 	return postgres.New(postgres.Config{Address: t.Address.DSN, Listen: t.Address.Listen, Logger: log})
 }
 
-// openStore opens a target's store. It migrates an SQLite file at once. PostgreSQL is migrated
-// when it answers, for which openStore does not wait.
+// openStore opens a target's store. It migrates an SQLite file at once. It does not wait for
+// PostgreSQL, which is migrated when the server answers.
 func openStore(ctx context.Context, t Target, log *slog.Logger) (Store, error) {
 	if !t.Shared() {
 		return sqlite.Open(ctx, t.Path, log)
@@ -62,7 +62,7 @@ func openStore(ctx context.Context, t Target, log *slog.Logger) (Store, error) {
 	return r, nil
 }
 
-// open opens the store where it is not open yet.
+// open opens the store if the store is not open yet.
 func (e *Engine) open(ctx context.Context) error {
 	if e.opened.Load() != nil {
 		return nil
@@ -109,19 +109,19 @@ func (e *Engine) verifyStore(ctx context.Context, c *Config) error {
 	return nil
 }
 
-// addressed is a store whose address can change while it is used.
+// addressed is a store whose address can change while the store is in use.
 type addressed interface {
-	// Redirect changes the addresses, if the new ones lead to the same store. After an error
-	// nothing has changed. Connections to the addresses before stay until SetAddress.
+	// Redirect changes the addresses if the new addresses lead to the same store. After an error nothing
+	// has changed. Connections to the former addresses stay until SetAddress.
 	Redirect(ctx context.Context, dsn, listen string) error
-	// SetAddress changes the addresses without a check, and closes connections to all others.
+	// SetAddress changes the addresses without a check, and closes connections to all other addresses.
 	SetAddress(dsn, listen string) error
 }
 
 var _ addressed = (*postgres.Store)(nil)
 
-// primary returns the shared store, also where a replica is in front of it; nil for a store whose
-// address can't change.
+// primary returns the shared store, even if a replica is in front of it. It returns nil for a store
+// whose address can't change.
 func (e *Engine) primary() addressed {
 	s := any(e.Store())
 	if r := e.Replica(); r != nil {
@@ -131,8 +131,8 @@ func (e *Engine) primary() addressed {
 	return primary
 }
 
-// moveStore changes the store's address to that of c. After an error nothing has changed. Connections of the configuration
-// before stay until restore, so that an Apply that fails later has changed nothing either.
+// moveStore changes the store's address to that of c. After an error nothing has changed. Connections of the former
+// configuration stay until restore, because a later step of Apply may fail and must then leave everything unchanged.
 func (e *Engine) moveStore(ctx context.Context, c *Config) error {
 	if !e.target.Shared() {
 		return nil
@@ -150,8 +150,8 @@ func (e *Engine) moveStore(ctx context.Context, c *Config) error {
 	return nil
 }
 
-// restoreStore changes the store's address to c's, without a check, and closes connections to all
-// others.
+// restoreStore changes the store's address to that of c, without a check, and closes connections to
+// all other addresses.
 func (e *Engine) restoreStore(c *Config) error {
 	if !e.target.Shared() || e.opened.Load() == nil {
 		return nil
@@ -162,11 +162,11 @@ func (e *Engine) restoreStore(c *Config) error {
 	return nil
 }
 
-// errRestart is the remedy where a reload can't change to another store.
+// errRestart states what an operator must do if a reload can't change to another store: restart.
 var errRestart = errors.New("a reload can't change to it: restart the gateway instead")
 
-// conflict returns an error where the failure err must end the engine's first Apply because
-// another engine of the process serves; otherwise nil. The other engine ends only after the reload
+// conflict returns an error if the failure err must end the engine's first Apply, because another
+// engine of the process serves. Otherwise it returns nil. The other engine ends only after the reload
 // has succeeded. So a retry would not help, or would let an unreachable store replace one that
 // answers.
 func (e *Engine) conflict(err error) error {
