@@ -9,13 +9,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// CheckAddress returns nil if address has a form that PostgreSQL's own programs accept: a URL that
-// begins with postgres:// or postgresql://, or keywords and values that name a host, database,
-// user or service. It reads no file and no environment variable.
+// CheckAddress returns nil if address has a form that PostgreSQL's own programs accept. The form is a
+// URL that begins with postgres:// or postgresql://, or a list of keywords and values that names a
+// host, database, user or service. CheckAddress reads no file and no environment variable.
 //
-// Addresses of other libraries, such as jdbc:postgresql:// and postgresql+psycopg2://, are errors:
-// read as keywords they would lead to another server. Errors quote only the scheme of an address,
-// since a password may be anywhere in it.
+// Addresses of other libraries, such as jdbc:postgresql:// and postgresql+psycopg2://, are errors,
+// because the driver would read them as keywords and connect to another server. Errors quote only the
+// scheme of an address, because a password may be anywhere in the address.
 func CheckAddress(address string) error {
 	if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
 		return nil
@@ -30,7 +30,7 @@ func CheckAddress(address string) error {
 }
 
 var (
-	// keywords matches addresses in the form of keywords and values. target matches those that
+	// keywords matches addresses in the form of keywords and values. target matches those keywords that
 	// name a host, database, user or service.
 	keywords = regexp.MustCompile(`^\s*[A-Za-z_][A-Za-z0-9_.]*\s*=`)
 	target   = regexp.MustCompile(`(?:^|\s)(?:host|dbname|database|user|service)\s*=`)
@@ -40,9 +40,9 @@ var (
 	parameter = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 )
 
-// checkParameters rejects parameters that the driver would pass to the server as settings though
-// they are none. These are parts of an address in another form, and hostaddr: the driver does not
-// know it and would connect to another host.
+// checkParameters rejects parameters that are no server settings although the driver would send them
+// to the server as settings. Such parameters are parts of an address in another form, and hostaddr.
+// The driver does not know hostaddr and would connect to another host.
 func checkParameters(c *pgconn.Config) error {
 	for name := range c.RuntimeParams {
 		if name == "hostaddr" {

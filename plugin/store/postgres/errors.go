@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// These are the error codes of PostgreSQL that this package distinguishes.
+// This package distinguishes these error codes of PostgreSQL.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	codeBadText          = "22021"
@@ -35,7 +35,7 @@ const (
 	classAuthorization   = "28"
 )
 
-// code returns the server's code of an error, "" for an error that is not the server's.
+// code returns the PostgreSQL error code of err, or "" for an error that the server did not send.
 func code(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
@@ -44,16 +44,16 @@ func code(err error) string {
 	return ""
 }
 
-// unauthorized reports whether the server rejected the user or the password. PgBouncer has no
-// error code for that, so its message is compared.
+// unauthorized reports whether the server rejected the user or the password. PgBouncer has no error
+// code for a rejected user, so unauthorized compares the message.
 func unauthorized(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) &&
 		(strings.HasPrefix(e.Code, classAuthorization) || e.Code == codeProtocol && strings.Contains(e.Message, "authentication failed"))
 }
 
-// connectionLost reports whether err means that the connection is lost, or that its server can't
-// be used any more. Another connection may then work.
+// connectionLost reports whether err means that the connection is lost, or that its server can't be
+// used any more. Another connection may then work.
 func connectionLost(err error) bool {
 	switch c := code(err); {
 	case unauthorized(err):
@@ -76,7 +76,7 @@ func connectionLost(err error) bool {
 	return connectionBroken(err)
 }
 
-// connectionBroken reports whether the text of err says that the connection broke.
+// connectionBroken reports whether the text of err means that the connection broke.
 func connectionBroken(err error) bool {
 	text := err.Error()
 	for _, s := range []string{"unexpected EOF", "conn closed", "connection reset", "broken pipe", "use of closed network connection", "closed the connection"} {
@@ -88,13 +88,14 @@ func connectionBroken(err error) bool {
 }
 
 // conflicted reports whether the server aborted the transaction because of a conflict with another
-// one.
+// transaction.
 func conflicted(err error) bool {
 	c := code(err)
 	return c == codeSerialization || c == codeDeadlock
 }
 
-// remedy explains a PostgreSQL error and how to solve the problem. It returns "" for other errors.
+// remedy explains a PostgreSQL error and how to solve the problem. It returns "" for errors of other
+// kinds.
 func remedy(path string, err error) string {
 	c := code(err)
 	switch {

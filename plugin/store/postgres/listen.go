@@ -12,17 +12,17 @@ const (
 	// notifiedPollInterval is how often the store polls for changes while the server sends
 	// notifications.
 	notifiedPollInterval = time.Second
-	// pollInterval is how often the store polls for changes while there are no notifications.
+	// pollInterval is how often the store polls for changes while it receives no notifications.
 	pollInterval = 100 * time.Millisecond
-	// listenIdle is the time without a notification after which the connection is checked.
+	// listenIdle is the time without a notification after which the store checks the listening connection.
 	listenIdle = 5 * time.Second
 	// probeChannel is the channel on which a node notifies itself, to find out whether
 	// notifications arrive.
 	probeChannel = "keygate_probe"
 )
 
-// poll signals a possible change at each interval. It does so even while the server sends
-// notifications, since some are lost when the connection breaks.
+// poll signals a possible change at each interval. It continues while the server sends notifications,
+// because some notifications are lost when the connection breaks.
 func (p *database) poll() {
 	ticks := time.NewTicker(pollInterval)
 	defer ticks.Stop()
@@ -39,8 +39,8 @@ func (p *database) poll() {
 	}
 }
 
-// listen receives notifications about commits on a connection of its own, until the store is
-// closed. When the connection fails, it opens another.
+// listen receives notifications about commits on a connection of its own, until the store is closed.
+// When the connection fails, listen opens another one.
 func (p *database) listen() {
 	ctx, end := p.s.Alive(context.Background())
 	defer end()
@@ -49,8 +49,8 @@ func (p *database) listen() {
 		r := p.route.Load()
 		unnotified := p.listenOn(ctx, r)
 		if p.notified.Swap(false) || p.route.Load() != r {
-			// Notifications arrived until now, and usually a new connection works at once. Until
-			// then poll finds the changes.
+			// The listener reconnects without a pause, because notifications arrived until now and a new
+			// connection usually works at once. Until then poll finds the changes.
 			continue
 		}
 		if unnotified && warned != r {
@@ -65,8 +65,8 @@ func (p *database) listen() {
 	}
 }
 
-// listenOn listens on a route's connection until that fails or the route is retired. It reports
-// whether the connection worked but received no notifications.
+// listenOn listens on a connection of the route until the connection fails or the route is retired. It
+// reports whether the connection worked but received no notifications.
 func (p *database) listenOn(ctx context.Context, r *route) (unnotified bool) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -81,7 +81,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (unnotified bool) {
 	defer cancel()
 	conn, err := pgx.ConnectConfig(short, r.listener)
 	if err != nil {
-		return false // the store's reads and writes fail too, and report the reason
+		return false // The failure needs no report, because the store's reads and writes fail too and report the reason.
 	}
 	defer func() {
 		closing, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -91,10 +91,11 @@ func (p *database) listenOn(ctx context.Context, r *route) (unnotified bool) {
 	if _, err := conn.Exec(short, "LISTEN "+changesChannel+"; LISTEN "+probeChannel, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return false
 	}
-	// Commits before LISTEN caused no notification here, so the follower must look for them.
+	// The signal makes the follower look for changes, because commits before LISTEN sent no notification to
+	// this connection.
 	p.s.Signal()
-	// The probe is sent on another connection. Through a pooler, a connection may receive its own
-	// notifications by chance.
+	// The test notification is sent on another connection. Through a pooler, a connection may receive its
+	// own notifications by chance.
 	token := rand.Text()
 	if _, err := p.conns.Read.ExecContext(short, `SELECT pg_notify('`+probeChannel+`', $1)`, token); err != nil {
 		return false
@@ -113,7 +114,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (unnotified bool) {
 				p.notified.Store(true)
 			}
 		case quiet.Err() == nil:
-			return false // the connection failed
+			return false // The listening connection failed.
 		case !p.notified.Load():
 			return true
 		default:

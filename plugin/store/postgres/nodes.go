@@ -13,20 +13,19 @@ import (
 var _ cluster.Registry = (*Store)(nil)
 
 const (
-	// leaseMargin is added to the time for which a node accepts keys after its last report. The
+	// leaseMargin is added to the time for which a node accepts keys after its last report, because the
 	// server may lose a report that is younger than a second.
 	leaseMargin = 2 * time.Second
-	// nameReuseAfter is how long a node must not have reported before another node may use its
-	// name.
+	// nameReuseAfter is how long a node must have sent no report before another node may use its name.
 	nameReuseAfter = 5 * time.Second
-	// nodeRetention is how long a node stays in the list after its deadline.
+	// nodeRetention is how long a node stays in the list of nodes after its deadline for accepting keys.
 	nodeRetention = 24 * time.Hour
 )
 
-// reportNodeSQL writes a node's row in one round trip. It does not wait for the disk, since the
-// next report follows within a second. The reported seq is replaced by 0 if the database does not
-// hold the change that the node read last: after a fail-over to a server that lagged behind,
-// another change may have that number.
+// reportNodeSQL writes a node's row in one round trip. It does not wait for the disk, because the next
+// report follows within a second. If the database does not hold the change that the node read last, the
+// statement stores 0 as the node's seq. After a fail-over to a server that lagged behind, another change
+// may have that number.
 const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier)
 	SELECT $1, 0, $2, $3, $4,
 		CASE WHEN $5 <= (SELECT value FROM sequences WHERE name = 'changes')
@@ -94,15 +93,15 @@ func (s *Store) Nodes(ctx context.Context) (nodes []cluster.Node, now time.Time,
 }
 
 const (
-	// changeRetention is how long a node may be unreachable and still continue at its position.
-	// After that it reads all data again.
+	// changeRetention is how long the database keeps changes. A node that was unreachable for longer can't
+	// continue at its position and reads all data again.
 	changeRetention = 24 * time.Hour
-	// pruneInterval is the average time between two deletions of old changes by a node.
+	// pruneInterval is the average time between two deletions of old changes by one node.
 	pruneInterval = time.Hour
 )
 
-// pruneChanges deletes changes from before a time. It keeps the newest change of all: by that,
-// nodes find out whether they are up to date.
+// pruneChanges deletes changes that are older than a time. It keeps the newest change of all, because
+// nodes find out by the newest change whether they are up to date.
 func (p *database) pruneChanges(ctx context.Context, before time.Time) error {
 	for {
 		var n int64
@@ -122,7 +121,7 @@ func (p *database) prune() {
 	ctx, end := p.s.Alive(context.Background())
 	defer end()
 	for {
-		// The random part keeps nodes that were started together from pruning together.
+		// The wait has a random part, so that nodes which started together do not delete changes together.
 		select {
 		case <-time.After(pruneInterval/2 + rand.N(pruneInterval)):
 		case <-ctx.Done():

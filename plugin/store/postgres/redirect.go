@@ -18,18 +18,19 @@ const (
 	reachableTimeout = 5 * time.Second
 )
 
-// unusableError is the error of an address whose database can't replace the one in use.
+// unusableError is the error for an address whose database can't replace the database in use.
 type unusableError struct{ text string }
 
 func (e *unusableError) Error() string { return e.text }
 
-// Redirect makes the store use another address of the same database, with another password, user
-// or host, and listen for changes at listen. Running calls are not interrupted. Connections to the
-// former address stay in use until SetAddress.
+// Redirect makes the store use another address of the same database, with another password, user or
+// host. The store then listens for changes at listen. Running calls are not interrupted. Connections
+// to the former address stay in use until SetAddress.
 //
-// Redirect checks the new addresses first. It returns an error and changes nothing if the server
-// rejects them, if they lead to another store, or if they do not answer while the former address
-// does. If neither answers, it uses the new one. It blocks for at most some seconds.
+// Redirect checks the new addresses first. It returns an error and changes nothing in three cases: the
+// server rejects the addresses, they lead to another store, or they do not answer while the former
+// address does. If neither the new nor the former address answers, Redirect uses the new one. Redirect
+// blocks for at most some seconds.
 func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	p := s.db
 	to, err := newRoute(address, listen)
@@ -56,14 +57,15 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	}
 	p.useRoute(to)
 	if !reachable {
-		// The former address does not answer, so calls would only lose time on its connections.
+		// The former address does not answer, so calls would only lose time on connections to it.
 		p.retireOthers(to)
 	}
 	return nil
 }
 
-// SetAddress makes the store use an address without a check, and closes connections to other
-// addresses: idle ones at once, others after use. It does not wait for that.
+// SetAddress makes the store use an address without a check. It closes idle connections to other
+// addresses at once. Connections in use are closed after their use, and SetAddress does not wait for
+// that.
 func (s *Store) SetAddress(address, listen string) error {
 	p := s.db
 	to, err := newRoute(address, listen)
@@ -76,8 +78,8 @@ func (s *Store) SetAddress(address, listen string) error {
 	return nil
 }
 
-// useRoute makes new connections use a route, or an equal one that is already in p.routes. It
-// returns that route.
+// useRoute makes new connections use a route. If p.routes already has an equal route, useRoute uses
+// that one. It returns the route in use.
 func (p *database) useRoute(to *route) *route {
 	if i := slices.IndexFunc(p.routes, to.same); i >= 0 {
 		to = p.routes[i]
@@ -89,13 +91,13 @@ func (p *database) useRoute(to *route) *route {
 	}
 	p.s.Log().Info("the address of the database changed; new connections use it", "path", to.name)
 	p.mu.Lock()
-	p.nextOpen = time.Time{} // The failure may have been due to the former route, so the next call tries at once.
+	p.nextOpen = time.Time{} // The next call tries at once, because the former route may have caused the failure.
 	p.uncapPools()
 	p.mu.Unlock()
 	return to
 }
 
-// retireOthers retires all routes except one.
+// retireOthers retires all routes except the given one: their connections close after use.
 func (p *database) retireOthers(but *route) {
 	if len(p.routes) == 1 && p.routes[0] == but {
 		return
@@ -109,8 +111,8 @@ func (p *database) retireOthers(but *route) {
 	p.routes = []*route{but}
 }
 
-// drainRoute closes the connections of a retired route. Those in use are closed after use. Those
-// that are being opened are closed once they are there.
+// drainRoute closes the connections of a retired route. A connection in use is closed after its use. A
+// connection that is being opened is closed as soon as it is open.
 func (p *database) drainRoute(r *route) {
 	begun := time.Now()
 	p.closeIdle()
@@ -129,14 +131,14 @@ func (p *database) drainRoute(r *route) {
 	}
 }
 
-// reachable reports whether the present address answers within reachableTimeout.
+// reachable reports whether the present address of the database answers within reachableTimeout.
 func (p *database) reachable(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, reachableTimeout)
 	defer cancel()
 	return p.Ping(ctx) == nil
 }
 
-// probe returns nil if a route leads to the store in use and its user may write there. Otherwise
+// probe returns nil if a route leads to the store in use and its user may write to the store. Otherwise
 // it returns the reason.
 func (p *database) probe(ctx context.Context, to *route) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -150,8 +152,8 @@ func (p *database) probe(ctx context.Context, to *route) error {
 		err := c.QueryRow(ctx, `SELECT (SELECT value FROM meta WHERE name = 'store_id'), coalesce(has_table_privilege('changes', 'INSERT'), false)`).Scan(&is, &may)
 		switch {
 		case id == "":
-			// The database was never reached, so any is accepted here. Opening it creates a store
-			// in it or fails.
+			// The store has never reached its database, so it accepts any database. Opening the database creates a
+			// store in it or fails.
 			if err != nil && code(err) == codeNoTable {
 				err = nil
 			}
@@ -176,13 +178,13 @@ func (p *database) probe(ctx context.Context, to *route) error {
 	return explain("trying the new address", to.name, err)
 }
 
-// listenError is an error of the address to listen on, while the address of the store itself
-// works.
+// listenError is an error of the address on which the store listens for changes, while the address of
+// the store itself works.
 type listenError struct{ error }
 
 func (e *listenError) Unwrap() error { return e.error }
 
-// withConnection calls f with a new connection, and closes it afterwards.
+// withConnection calls f with a new connection, and closes the connection afterwards.
 func withConnection(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Conn) error) error {
 	c, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -196,7 +198,7 @@ func withConnection(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Con
 	return f(c)
 }
 
-// serverRejected reports whether err is an answer of the server that retrying would not change.
+// serverRejected reports whether err is an answer of the server that a retry would not change.
 func serverRejected(err error) bool {
 	var unusable *unusableError
 	var listen *listenError

@@ -21,27 +21,27 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// route is one way to reach a database: the user, the hosts, and the address to listen on. Each
-// connection keeps a pointer to the route that opened it.
+// route is one way to reach a database: the user, the hosts, and the address on which to listen for
+// changes. Each connection keeps a pointer to the route that opened it.
 type route struct {
 	// name is the database's name in messages: the address without the password.
 	name             string
 	config, listener *pgx.ConnConfig
 	retireOnce       sync.Once
-	// retired is closed when the route's connections must be closed after use.
+	// retired is a channel that is closed when the route's connections must be closed after use.
 	retired chan struct{}
 	// open counts the open connections of the route.
 	open atomic.Int64
 }
 
-// capFor is how long a pool keeps its current size after the server rejected a new connection.
+// capFor is how long a pool keeps its current size after the server rejected another connection.
 const capFor = 5 * time.Second
 
-// routeOf is the key of a connection's custom data under which its route is stored.
+// routeOf is the key under which a connection's custom data holds the connection's route.
 const routeOf = "keygate.route"
 
-// newRoute parses an address and the address to listen on. If listen is empty, the store listens
-// on address too.
+// newRoute parses an address and the address on which to listen for changes. If listen is empty, the
+// store listens on address too.
 func newRoute(address, listen string) (*route, error) {
 	config, err := parseAddress(address)
 	if err != nil {
@@ -65,10 +65,10 @@ func newRoute(address, listen string) (*route, error) {
 	return r, nil
 }
 
-// retire makes the route's connections close after use.
+// retire makes the connections of the route close after use.
 func (r *route) retire() { r.retireOnce.Do(func() { close(r.retired) }) }
 
-// same reports whether two routes connect in the same way. It also compares values that were read
+// same reports whether two routes connect in the same way. It also compares values that the driver read
 // from files and the environment.
 func (r *route) same(o *route) bool {
 	return sameConfig(r.config, o.config) && sameConfig(r.listener, o.listener)
@@ -95,8 +95,8 @@ func samePool(a, b *x509.CertPool) bool {
 	return a.Equal(b)
 }
 
-// Identity returns the name of the database that an address leads to, with the schema if the
-// address states one. name is the address without the password.
+// Identity returns the name of the database to which an address leads, with the schema if the address
+// states one. name is the address without the password.
 func Identity(address string) (database, name string, err error) {
 	config, err := parseAddress(address)
 	if err != nil {
@@ -105,8 +105,8 @@ func Identity(address string) (database, name string, err error) {
 	return config.Database + searchPath(config), nameOf(config), nil
 }
 
-// errAddress is the only error for an address that can't be parsed. It quotes nothing of the
-// address, since a password may be anywhere in it.
+// errAddress is the only error for an address that can't be parsed. The error quotes nothing of the
+// address, because a password may be anywhere in the address.
 var errAddress = errors.New("the address of PostgreSQL can't be parsed: its form is postgres://user:password@host:5432/database, with special characters of the password percent-encoded")
 
 func parseAddress(address string) (*pgx.ConnConfig, error) {
@@ -121,15 +121,15 @@ func parseAddress(address string) (*pgx.ConnConfig, error) {
 		return nil, err
 	}
 	if !strings.Contains(address, "default_query_exec_mode") {
-		// In this mode no prepared statements stay on the server's connection, and a query takes
-		// one round trip.
+		// In the mode QueryExecModeCacheDescribe no prepared statements stay on the server's connection, and a
+		// query takes one round trip.
 		config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
 	if config.ValidateConnect == nil {
-		// A standby is rejected: its data lags behind, and it can't be written.
+		// The connection rejects a standby server, because its data lags behind and it does not accept writes.
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	if config.RuntimeParams["application_name"] == "" {
@@ -155,8 +155,8 @@ func searchPath(c *pgx.ConnConfig) string {
 	return ""
 }
 
-// openPool returns a pool of at most n connections. It opens them by the present route, and closes
-// those of a retired route after use.
+// openPool returns a pool of at most n connections. The pool opens connections by the present route,
+// and closes connections of a retired route after use.
 func (p *database) openPool(n int) *sql.DB {
 	db := stdlib.OpenDB(*p.route.Load().config,
 		stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) error {
@@ -181,12 +181,12 @@ func (p *database) openPool(n int) *sql.DB {
 	return db
 }
 
-// pools returns both pools with the size of each.
+// pools returns the two connection pools, one for reads and one for writes, each with its size.
 func (p *database) pools() map[*sql.DB]int {
 	return map[*sql.DB]int{p.conns.Read: readers, p.write: writers}
 }
 
-// closeIdle closes the idle connections.
+// closeIdle closes the idle connections to the database.
 func (p *database) closeIdle() {
 	for db, n := range p.pools() {
 		db.SetMaxIdleConns(0)
@@ -194,10 +194,10 @@ func (p *database) closeIdle() {
 	}
 }
 
-// capPool handles a server that rejects further connections: it has no free ones, or the password
-// changed and the new one is not configured here yet. The pool then keeps its current size for
-// capFor, or until the address changes. capPool returns false for another error, and if the pool
-// has no connection to wait for.
+// capPool handles a server that rejects further connections. The server has no free connections, or the
+// password changed and this node does not have the new password yet. The pool then keeps its current
+// size for capFor, or until the address changes. capPool returns false if err is another error, or if
+// the pool has no connection for which a caller could wait.
 func (p *database) capPool(pool *sql.DB, err error) bool {
 	if code(err) != codeTooManyConns && !unauthorized(err) {
 		return false
@@ -219,7 +219,7 @@ func (p *database) capPool(pool *sql.DB, err error) bool {
 	return true
 }
 
-// uncapPools undoes capPool. p.mu is held.
+// uncapPools gives the pools their full size again after capPool. The caller holds p.mu.
 func (p *database) uncapPools() {
 	if p.capTimer == nil {
 		return

@@ -17,38 +17,39 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// These are the connections of a node to PostgreSQL; one more listens. The numbers are small,
-// since many nodes share the few hundred connections of a server or pooler.
+// A node has these connections to PostgreSQL, and one more that listens for changes. The numbers are
+// small, because many nodes share the few hundred connections of a server or pooler.
 const (
 	// readers is how many look-ups and lists run at once.
 	readers = 4
-	// writers is how many writing transactions run at once. They have connections of their own, so
-	// that transactions which wait for locks do not block reads.
+	// writers is how many writing transactions run at once. They have their own connections, so that
+	// transactions which wait for locks do not block reads.
 	writers = 3
 )
 
 const (
-	// connectTimeout bounds connecting, unless the address states another timeout.
+	// connectTimeout bounds connecting to the server if the address states no other timeout.
 	connectTimeout = 5 * time.Second
 	// idleTimeout is the time after which an unused connection is closed.
 	idleTimeout = 5 * time.Minute
-	// lockTimeout bounds how long a transaction waits for a lock, and how long it may be idle. The
-	// second ends transactions of nodes that hang or lost their connection, and releases their
+	// lockTimeout bounds how long a transaction waits for a lock, and how long a transaction may be idle.
+	// The idle bound ends transactions of nodes that hang or lost their connection, and so releases their
 	// locks.
 	lockTimeout = 5 * time.Second
-	// beginTimeout bounds the begin of a transaction, including the wait for a connection.
-	// txTimeout bounds the rest of a writing transaction. A server that hangs would otherwise
-	// block it for ever.
+	// beginTimeout bounds the begin of a transaction, including the wait for a connection. txTimeout bounds
+	// the rest of a writing transaction. Without it, a server that hangs would block the transaction for
+	// ever.
 	beginTimeout = 10 * time.Second
 	txTimeout    = time.Minute
-	// commitTimeout bounds a commit, and then the query whether an unanswered commit happened.
+	// commitTimeout bounds a commit. If the commit is not answered, commitTimeout also bounds the query
+	// whether the commit happened.
 	commitTimeout = 5 * time.Second
-	// attempts is how often a transaction is tried that conflicts with others.
+	// attempts is how often the store tries a transaction that conflicts with other transactions.
 	attempts = 4
 	// reopenInterval is the least time between two attempts to open the database.
 	reopenInterval = 500 * time.Millisecond
-	// openTimeout bounds an attempt to open the database. No context of a caller does that, since
-	// it runs in the background.
+	// openTimeout bounds an attempt to open the database. The attempt runs in the background, so no
+	// caller's context bounds it.
 	openTimeout = 10 * time.Second
 	// drainTimeout bounds how long Close waits for calls in progress.
 	drainTimeout = time.Second
@@ -58,12 +59,12 @@ const (
 
 // Config configures a Store.
 type Config struct {
-	// Address is postgres://user:password@host:port/database?… or user=… host=… …, as
-	// libpq and pgx accept it. It may lead to PgBouncer in transaction mode. Of several hosts, the
-	// first that can be written is used.
+	// Address is postgres://user:password@host:port/database?… or user=… host=… …, as libpq and pgx accept
+	// it. It may lead to PgBouncer in transaction mode. If Address names several hosts, the store uses the
+	// first host that accepts writes.
 	Address string
-	// Listen is the address of the same database at which the store listens for changes. It must
-	// not lead through a pooler. Default: Address.
+	// Listen is the address at which the store listens for changes of the same database. It must not lead
+	// through a pooler. Default: Address.
 	Listen string
 	// Logger receives messages for operators. Default: slog.Default.
 	Logger *slog.Logger
@@ -79,21 +80,21 @@ type Store struct {
 // database is a PostgreSQL database.
 type database struct {
 	s *sqlstore.Store
-	// route is used for new connections.
+	// route is the route that new connections use.
 	route         atomic.Pointer[route]
 	conns         sqlstore.Conns
 	write         *sql.DB
 	ready, closed atomic.Bool
 
 	mu sync.Mutex
-	// opening is closed when the present attempt to open the database has ended; nil if there is
-	// none.
+	// opening is closed when the present attempt to open the database has ended. It is nil while no attempt
+	// runs.
 	opening  chan struct{}
 	broken   error
 	nextOpen time.Time
-	// id is the store's id, "" until the schema was checked.
+	// id is the store's id. It is "" until the store has checked the schema.
 	id string
-	// capTimer calls uncapPools after capFor; nil while the pools have their full size.
+	// capTimer calls uncapPools after capFor. It is nil while the pools have their full size.
 	capTimer *time.Timer
 
 	moving sync.Mutex
@@ -101,14 +102,15 @@ type database struct {
 	// mutex moving guards it.
 	routes []*route
 
-	// notified reports whether the server's notifications arrive. Then the store polls less often.
+	// notified reports whether the server's notifications arrive. While they arrive, the store polls less
+	// often.
 	notified atomic.Bool
 }
 
-// New returns a store in a PostgreSQL database, without connecting to it. The first call that
-// needs the database connects and migrates it. While that fails, every call returns an error that
-// wraps gateway.ErrStore, and later calls try again. New itself fails only if an address can't be
-// parsed. Close the store after use.
+// New returns a store in a PostgreSQL database, without a connection to it. The first call that needs
+// the database connects and migrates it. While connecting or migrating fails, every call returns an
+// error that wraps gateway.ErrStore, and later calls try again. New itself fails only if an address
+// can't be parsed. The caller must close the store after use.
 func New(c Config) (*Store, error) {
 	r, err := newRoute(c.Address, c.Listen)
 	if err != nil {
@@ -123,8 +125,8 @@ func New(c Config) (*Store, error) {
 	p.conns.Stop = make(chan struct{})
 	p.conns.Read = p.openPool(readers)
 	p.write = p.openPool(writers)
-	// Statements are not prepared: behind a pooler, the next transaction may get another
-	// connection of the server.
+	// Statements are not prepared, because behind a pooler the next transaction may get another connection
+	// of the server.
 	if err := p.conns.Prepare(context.Background(), false); err != nil {
 		return nil, err
 	}
@@ -135,15 +137,15 @@ func New(c Config) (*Store, error) {
 	return &Store{s, replication.NewSource(s), p}, nil
 }
 
-// errBackup names PostgreSQL's own way to make a backup.
+// errBackup refers the operator to PostgreSQL's own way to make a backup.
 var errBackup = errors.New("this gateway keeps everything in PostgreSQL: back that up with its own tools, such as pg_dump")
 
-// Backup returns an error that names PostgreSQL's own tools.
+// Backup returns an error that refers the operator to PostgreSQL's own tools.
 func (s *Store) Backup(context.Context, string) (int64, error) { return 0, errBackup }
 
-// open returns nil once the database has this program's schema. It waits for an attempt in
-// progress. At most every reopenInterval it starts another, and otherwise returns the last
-// failure.
+// open returns nil once the database has this program's schema. It waits for an attempt in progress. If
+// none is in progress, open starts a new attempt, at most one per reopenInterval. If it is too early
+// for an attempt, open returns the last failure.
 func (p *database) open(ctx context.Context) error {
 	if p.closed.Load() {
 		return sqlstore.ErrClosed
@@ -190,7 +192,7 @@ func sameFailure(a, b error) bool {
 	return letters(a) == letters(b)
 }
 
-// startOpening migrates the database in the background. p.mu is held.
+// startOpening migrates the database in the background. The caller holds p.mu.
 func (p *database) startOpening() {
 	opening := make(chan struct{})
 	p.opening = opening
@@ -239,8 +241,8 @@ func (p *database) migrate(ctx context.Context) (id string, err error) {
 // Name implements sqlstore.Database.
 func (p *database) Name() string { return p.route.Load().name }
 
-// Query implements sqlstore.Database. A lost connection only shows when it is used, so Query then
-// tries another one.
+// Query implements sqlstore.Database. A lost connection shows only when it is used, so Query then tries
+// another connection.
 func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
 	for try := 1; ; try++ {
 		if err := p.open(ctx); err != nil {
@@ -298,14 +300,14 @@ func (p *database) Write(ctx context.Context, d sqlstore.Durability, f func(*sql
 	}
 }
 
-// beginSQL is the first query of a transaction. It sets the timeouts for locks and idle time, and
-// the durability of the commit. It returns the transaction's number and the time of the server,
+// beginSQL is the first query of a transaction. It sets the timeouts for locks and idle time, and the
+// durability of the commit. It returns the transaction's number and the time by the server's clock,
 // which is the same for all nodes.
 const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idle_in_transaction_session_timeout', $1, true) ||
 	set_config('synchronous_commit', CASE WHEN $2 THEN current_setting('synchronous_commit') ELSE 'off' END, true),
 	pg_current_xact_id()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
-// transact makes one attempt of a write.
+// transact makes one attempt to run a writing transaction.
 func (p *database) transact(caller context.Context, d sqlstore.Durability, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
 	ctx, cancelCause := context.WithCancelCause(context.WithoutCancel(caller))
 	cancel := func() { cancelCause(nil) }
@@ -343,8 +345,8 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 	case err != nil:
 		return 0, sqlstore.Aborted, err
 	}
-	// From here on the caller can't interrupt: it would be unknown whether an interrupted commit
-	// happened.
+	// From now on the caller can't interrupt the transaction, because it would be unknown whether an
+	// interrupted commit happened.
 	if !stop() {
 		return 0, sqlstore.Failed, caller.Err()
 	}
@@ -362,7 +364,7 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 // errNoAnswer is returned if the server accepted a connection and then did not answer in time.
 var errNoAnswer = errors.New("the server does not answer")
 
-// withCause returns errNoAnswer if that ended ctx, and otherwise err.
+// withCause returns errNoAnswer if errNoAnswer is the reason why ctx ended. Otherwise it returns err.
 func withCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {
 		return cause
@@ -370,9 +372,9 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// outcome asks the server for the result of a transaction whose commit was not answered. err is
-// nil if the commit happened. Otherwise Failed means that it did not happen, and FailedCommit that
-// the result is unknown.
+// outcome asks the server for the result of a transaction whose commit was not answered. err is nil if
+// the commit happened. Otherwise the result Failed means that the commit did not happen, and
+// FailedCommit means that the result is unknown.
 func (p *database) outcome(id string, cause error) (sqlstore.Ending, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
@@ -420,7 +422,7 @@ func (p *database) Close(stopped func()) {
 	stopped()
 	closed := make(chan struct{})
 	go func() {
-		// Close waits for running queries.
+		// Closing the pool waits for running queries.
 		p.conns.Read.Close()
 		p.write.Close()
 		close(closed)

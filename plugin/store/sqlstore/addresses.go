@@ -10,21 +10,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// addressRows limits the stored counts of client addresses, for each owner of quotas and each
-// period. An attacker has more IPv6 networks than a database has room for.
+// addressRows limits how many client addresses get a stored count, for each owner of quotas and each
+// period. The limit is needed because an attacker has more IPv6 networks than a database has room for.
 const addressRows = 50_000
 
-// addressSeq returns the beginning of the name of a sequence that counts rows of addresses. The
-// period's start, in 20 digits, and the owner of the quota follow.
+// addressSeq returns the name prefix of a sequence that counts rows of addresses. The name continues
+// with the period's start, in 20 digits, and the owner of the quota.
 func addressSeq(c ratelimit.Calendar) string { return fmt.Sprintf("addresses/%d/", int(c)) }
 
-// countAll stores counts. An address without a row gets one only while there is room. Otherwise
-// its count is marked as Unstored.
+// countAll stores usage counts. An address without a row gets a row only while there is room.
+// Otherwise its count is marked as Unstored.
 func (t *Tx) countAll(counts []gateway.Usage) error {
-	fresh := map[string][]*gateway.Usage{} // by name of the sequence
+	fresh := map[string][]*gateway.Usage{} // The map's keys are the names of sequences.
 	for i := range counts {
 		u := &counts[i]
-		u.Unstored = false // An earlier attempt, or a write to another store, may have set it.
+		u.Unstored = false // An earlier attempt, or a write to another store, may have set Unstored.
 		found, err := t.count(u)
 		if err != nil {
 			return err
@@ -45,7 +45,7 @@ func (t *Tx) countAll(counts []gateway.Usage) error {
 	for name := range fresh {
 		names = append(names, name)
 	}
-	slices.Sort(names) // so that all nodes lock them in the same order
+	slices.Sort(names) // The names are sorted so that all nodes lock the sequences in the same order.
 	for _, name := range names {
 		if err := t.countAddresses(name, fresh[name]); err != nil {
 			return err
@@ -54,8 +54,8 @@ func (t *Tx) countAll(counts []gateway.Usage) error {
 	return nil
 }
 
-// countAddresses stores the first counts of addresses, as far as the sequence called name leaves
-// room, and marks the others as Unstored.
+// countAddresses stores the first counts of addresses while the sequence called name leaves room. It
+// marks the remaining counts as Unstored.
 func (t *Tx) countAddresses(name string, list []*gateway.Usage) error {
 	if _, err := t.Exec(`INSERT INTO sequences (name, value) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`, name); err != nil {
 		return err

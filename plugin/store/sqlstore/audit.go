@@ -16,7 +16,8 @@ import (
 // LockNewestAudit implements audit.Tx.
 func (t *Tx) LockNewestAudit() (seq int64, hash []byte, err error) {
 	if t.lockRow != "" {
-		// A lock on the newest row would not exclude an insert, so the sequence's row is locked.
+		// A lock on the newest row would not stop another transaction from inserting a row, so the row of the
+		// sequence is locked.
 		var n int64
 		if err := t.Row(`SELECT value FROM sequences WHERE name = 'audit'`+t.lockRow, nil, &n); err != nil {
 			return 0, nil, err
@@ -50,8 +51,8 @@ func (t *Tx) Audit(q audit.Query) ([]audit.Row, error) {
 		w.and("key_id = " + w.arg(q.Key))
 	}
 	if q.Tenant != "" {
-		// Events hold the slug as the tenant's row spells it, so the caller's spelling is looked
-		// up in tenants first.
+		// Audit events hold the slug as the tenant's row spells it. The caller may spell it in another case,
+		// so the query first looks up the slug in tenants.
 		w.and("tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = " + w.arg(q.Keyspace) +
 			" AND folded = " + w.arg(Fold(q.Tenant)) + "), " + w.arg(q.Tenant) + ")")
 	}

@@ -12,43 +12,43 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// LeaseTTL is how long a node's leases last after its last write. After that the node counts as
-// dead, and other nodes may lease those credits.
+// LeaseTTL is how long a node's leases of credits last after the node's last write. After LeaseTTL the
+// node counts as dead, and other nodes may lease its credits.
 const LeaseTTL = 10 * time.Second
 
-// These kinds of ledger entries have one row per key and hour.
+// Ledger entries of these kinds have one row per key and hour.
 const (
 	kindUsage     = "usage"
 	kindShortfall = "shortfall"
 )
 
-// errOverflow is returned if a sum of credits does not fit its column.
+// errOverflow is returned if a sum of credits does not fit into its database column.
 var errOverflow = errors.New("the sum of credits is too large")
 
-// balance returns the row number and the balance of a tenant, and locks the row.
+// balance returns the row number and the balance of credits of a tenant, and locks the tenant's row.
 func (t *Tx) balance(keyspace, tenant string) (num, credits int64, err error) {
 	err = t.Row(`SELECT num, credits FROM tenants WHERE keyspace = $1 AND folded = $2`+t.lockRow,
 		[]any{keyspace, Fold(tenant)}, &num, &credits)
 	return num, credits, err
 }
 
-// leased returns how much of a tenant's balance is leased. It includes node's own lease even if
-// that has ended, since the node may not know that and still spend it.
+// leased returns how much of a tenant's balance nodes have leased. It includes the lease of the given
+// node even if that lease has ended, because the node may not know that and still spend the credits.
 func (t *Tx) leased(num int64, node string) (n int64, err error) {
 	err = t.Row(`SELECT coalesce(sum(l.amount), 0) FROM leases l JOIN nodes n ON n.name = l.node
 		WHERE l.tenant_num = $1 AND (l.node = $2 OR n.lease_until > $3)`, []any{num, node, t.Now.UnixMicro()}, &n)
 	return n, err
 }
 
-// renew extends a node's leases.
+// renew extends a node's leases of credits.
 func (t *Tx) renew(node string) error {
 	_, err := t.Exec(`INSERT INTO nodes (name, lease_until) VALUES ($1, $2)
 		ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until`, node, t.Now.Add(LeaseTTL).UnixMicro())
 	return err
 }
 
-// LeaseCredits implements gateway.Store. It returns gateway.ErrNotFound if there is no such
-// tenant. A node's leases end LeaseTTL after its last LeaseCredits or WriteFlush.
+// LeaseCredits implements gateway.Store. It returns gateway.ErrNotFound if the tenant does not exist.
+// A node's leases end LeaseTTL after the node's last LeaseCredits or WriteFlush.
 func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error) {
 	err = s.Write(ctx, "leasing credits", func(t *Tx) error {
 		num, credits, err := t.balance(keyspace, tenant)
@@ -154,10 +154,10 @@ func (t *Tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) 
 	return out, nil
 }
 
-// recordSpend subtracts a spend of a node from the tenant's balance and from the node's lease. A
-// negative Amount is a refund and is added to both; Returned is added to the balance only. The
-// part that the balance does not cover is recorded as a shortfall. If the tenant is gone,
-// recordSpend does nothing.
+// recordSpend subtracts what a node spent from the tenant's balance and from the node's lease. A
+// negative Amount is a refund, which recordSpend adds to the balance and to the lease. It adds Returned
+// to the balance only. If the balance is too small, the missing part is recorded as a shortfall. If the
+// tenant no longer exists, recordSpend does nothing.
 func (t *Tx) recordSpend(node string, at time.Time, s *gateway.Spend) error {
 	num, credits, err := t.balance(s.Keyspace, s.Tenant)
 	if errors.Is(err, gateway.ErrNotFound) {
@@ -166,7 +166,7 @@ func (t *Tx) recordSpend(node string, at time.Time, s *gateway.Spend) error {
 	if err != nil {
 		return err
 	}
-	// taken is at most the balance. A refund must not make the balance overflow.
+	// The amount taken is at most the balance. A refund must not make the balance overflow.
 	due := s.Amount - s.Returned
 	taken := max(min(due, credits), credits-math.MaxInt64)
 	credits -= taken
@@ -195,7 +195,7 @@ func (t *Tx) recordSpend(node string, at time.Time, s *gateway.Spend) error {
 	return err
 }
 
-// accumulate adds to a key's ledger row of the hour.
+// accumulate adds an amount to a key's ledger row of the hour.
 func (t *Tx) accumulate(num int64, keyID, kind string, hour, at time.Time, amount, balance int64) error {
 	_, err := t.Exec(`INSERT INTO ledger (tenant_num, key_id, kind, hour, amount, balance, reference, actor, at)
 		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7)

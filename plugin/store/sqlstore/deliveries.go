@@ -149,8 +149,8 @@ func (t *Tx) PruneOneShots(before time.Time, limit int) (int64, error) {
 		(SELECT keyspace, subject, what FROM event_marks WHERE at < $1 ORDER BY at LIMIT $2)`, before.UnixMicro(), int64(limit))
 }
 
-// eraseEvents removes a tenant's events and their deliveries, except for the event that the tenant
-// was deleted, which holds no personal data.
+// eraseEvents removes a tenant's events and their deliveries. The event that reports the tenant's
+// deletion stays, because it holds no personal data.
 func (t *Tx) eraseEvents(keyspace, tenant string) error {
 	const which = ` keyspace = $1 AND type <> 'tenant.deleted' AND tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2), $3)`
 	if _, err := t.Exec(`DELETE FROM deliveries WHERE event_seq IN (SELECT seq FROM events WHERE`+which+`)`, keyspace, Fold(tenant), tenant); err != nil {

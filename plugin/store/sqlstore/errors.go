@@ -10,13 +10,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// ErrClosed is returned by methods of a closed store.
+// ErrClosed is the error of calls on a store that was closed.
 var ErrClosed = errors.New("the store was closed")
 
-// errReopened ends a long read whose connections were replaced meanwhile.
+// errReopened ends a long read whose database connections were replaced while it ran.
 var errReopened = errors.New("the database was opened again meanwhile; repeat the request")
 
-// failure is an error of the database with an explanation. It wraps gateway.ErrStore and the
+// failure is an error of the database with an explanation. A failure wraps gateway.ErrStore and the
 // cause.
 type failure struct {
 	text  string
@@ -27,8 +27,8 @@ func (f *failure) Error() string { return f.text }
 
 func (f *failure) Unwrap() []error { return []error{gateway.ErrStore, f.cause} }
 
-// Explain returns err as a failure whose text names the operation, the database, the problem and the
-// remedy. It returns failures and gateway.ErrNotFound unchanged.
+// Explain returns err as a failure. Its text names the operation, the database, the problem and the
+// remedy. Explain returns an err that is a failure or gateway.ErrNotFound unchanged.
 func (d *Dialect) Explain(doing, path string, err error) error {
 	var f *failure
 	switch {

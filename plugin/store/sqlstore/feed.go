@@ -13,7 +13,7 @@ type feed struct {
 	mu sync.Mutex
 	// seq is the number of the newest known change.
 	seq int64
-	// version rises with each signal. seen is the version at which Wait returned last.
+	// version rises with each signal of new changes. seen is the version at which Wait returned last.
 	version, seen uint64
 	// changed is closed and replaced when version rises.
 	changed chan struct{}
@@ -21,11 +21,11 @@ type feed struct {
 
 func (f *feed) init() {
 	f.changed = make(chan struct{})
-	f.version = 1 // so that the first Wait returns
+	f.version = 1 // The first version is 1, so that the first Wait returns at once.
 }
 
-// observe records the number of the newest change. other means that the database may be another
-// one than before.
+// observe records the number of the newest change. The argument other reports whether the database may
+// be another one than before.
 func (f *feed) observe(seq int64, other bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -36,15 +36,15 @@ func (f *feed) observe(seq int64, other bool) {
 	f.advance()
 }
 
-// advance wakes all waiters. f.mu is held.
+// advance wakes all callers of Wait. The caller of advance holds f.mu.
 func (f *feed) advance() {
 	f.version++
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
 
-// Observe records the number of the newest change in the database, which another process may have
-// made. other means that the database may be another one than before.
+// Observe records the number of the newest change in the database. Another process may have made the
+// change. The argument other reports whether the database may be another one than before.
 func (s *Store) Observe(seq int64, other bool) { s.feed.observe(seq, other) }
 
 // Signal wakes Wait even if no new change is known.
@@ -54,7 +54,7 @@ func (s *Store) Signal() {
 	s.feed.advance()
 }
 
-// committed records a change that this store committed. Commits may be recorded in any order.
+// committed records a change that this store committed. Callers may record commits in any order.
 func (f *feed) committed(seq int64) {
 	f.mu.Lock()
 	old := f.seq >= seq
@@ -64,10 +64,10 @@ func (f *feed) committed(seq int64) {
 	}
 }
 
-// Wait implements gateway.Store. It returns at once if a change was observed since it last
-// returned to any caller: only one goroutine follows a store. A commit of this store is observed
-// at once, a commit of another process to an SQLite file within 50 ms. PostgreSQL notifies about
-// commits of other nodes; with PostgreSQL, Wait also returns at least once a second.
+// Wait implements gateway.Store. It returns at once if a change was observed since Wait last returned
+// to any caller, because only one goroutine follows a store. The store observes its own commits at
+// once, and a commit of another process to an SQLite file within 50 ms. PostgreSQL notifies about
+// commits of other nodes. With PostgreSQL, Wait also returns at least once a second.
 func (s *Store) Wait(ctx context.Context) error {
 	for {
 		s.feed.mu.Lock()
@@ -88,7 +88,7 @@ func (s *Store) Wait(ctx context.Context) error {
 	}
 }
 
-// changeColumns selects the columns that changeInto scans. The time of a change serves as its
+// changeColumns is the SELECT of the columns that changeInto scans. The time of a change is also its
 // Mark, by which a node recognizes the change again.
 const changeColumns = `SELECT seq, kind, keyspace, id, at FROM changes`
 
@@ -117,7 +117,8 @@ func (s *Store) Changes(ctx context.Context, after int64, limit int) ([]gateway.
 	return out, nil
 }
 
-// lastSeqSQL reads the sequence instead of the changes, since old changes are pruned.
+// lastSeqSQL reads the newest change number from the sequence and not from the table changes, because
+// old changes are deleted.
 const lastSeqSQL = `SELECT value FROM sequences WHERE name = 'changes'`
 
 // LastSeq implements gateway.Store.
@@ -135,7 +136,8 @@ func (t *Tx) LastSeq() (seq int64, err error) {
 	return seq, err
 }
 
-// Each calls f for every row, until f fails, and closes rows. It returns err if that is not nil.
+// Each calls f for every row, until f fails, and then closes rows. If the query failed with err, Each
+// returns err.
 func Each(rows *sql.Rows, err error, f func(*sql.Rows) error) error {
 	if err != nil {
 		return err

@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// WriteFlush implements gateway.Store. A time of last use is only replaced by a later one.
-// WriteFlush renews the node's leases of credits. An empty flush does only that, and writes
-// nothing if the node holds no leases.
+// WriteFlush implements gateway.Store. A stored time of last use is only replaced by a later time.
+// WriteFlush renews the node's leases of credits. If the flush is empty, it only renews the leases,
+// and writes nothing if the node holds no leases.
 func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if len(f.Touches) == 0 && len(f.Usage) == 0 && len(f.Spends) == 0 {
 		holds, err := s.holdsLeases(ctx, node)
@@ -37,8 +37,8 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		if at.IsZero() {
 			at = t.Now
 		}
-		// Refunds come first: other spends may already have used the refunded credits, and would
-		// otherwise exceed the balance.
+		// Refunds are recorded first, because other spends may already have used the refunded credits. Without
+		// the refunds such a spend would exceed the balance.
 		spends := slices.Clone(f.Spends)
 		slices.SortStableFunc(spends, func(a, b gateway.Spend) int {
 			// The tenants are sorted so that all nodes lock them in the same order.
@@ -51,7 +51,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 			}
 		}
 		if t.d.Shared {
-			// Times of last use come last, since other nodes lock the same rows.
+			// Times of last use are written last, because other nodes lock the same rows and would wait longer.
 			if err := t.touchAll(f.Touches); err != nil {
 				return err
 			}
@@ -82,15 +82,15 @@ func (t *Tx) touch(in *gateway.Touch) error {
 	return err
 }
 
-// count stores a count in its row, and reports whether the row exists.
+// count stores a usage count in its row, and reports whether the row exists.
 func (t *Tx) count(u *gateway.Usage) (bool, error) {
 	n, err := t.Exec(`UPDATE quota_counts SET used = $4 WHERE subject = $1 AND calendar = $2 AND start = $3`,
 		u.Subject, int64(u.Calendar), startOf(u), u.Used)
 	return n > 0, err
 }
 
-// countFirst stores the first count of a period. It deletes the counts of earlier periods of that
-// quota, which are not read any more.
+// countFirst stores the first count of a period. It deletes the same quota's counts of earlier
+// periods, which nothing reads any more.
 func (t *Tx) countFirst(u *gateway.Usage) error {
 	start := startOf(u)
 	if _, err := t.Exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
@@ -103,8 +103,8 @@ func (t *Tx) countFirst(u *gateway.Usage) error {
 	return err
 }
 
-// startOf returns the value of the column start: Unix microseconds, 0 for a period that never
-// ends.
+// startOf returns the value of the column start in Unix microseconds. The value 0 means a period that
+// never ends.
 func startOf(u *gateway.Usage) int64 {
 	if u.Calendar == ratelimit.Total || u.Start.IsZero() {
 		return 0
@@ -168,8 +168,8 @@ func (t *Tx) Usage(subject string) ([]gateway.Usage, error) {
 	return out, nil
 }
 
-// touchAll stores times of last use in a shared database. It uses few statements and locks the
-// rows in one order, so that no two nodes deadlock.
+// touchAll stores times of last use in a shared database. It uses few statements. It locks the rows in
+// one order, so that no two nodes wait for each other.
 func (t *Tx) touchAll(touches []gateway.Touch) error {
 	if len(touches) == 0 {
 		return nil

@@ -55,7 +55,7 @@ func (t *Tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apik
 	return heldDigests, heldMarks, err
 }
 
-// existing calls f with each of the n values that a column holds already.
+// existing calls f with each of the n values that a column already holds.
 func existing(t *Tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
 	for from := 0; from < n; from += manyAtOnce {
 		var w where

@@ -12,7 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// keyColumns are the columns that keyInto scans. They belong to keys AS k and tenants AS t.
+// keyColumns are the columns that keyInto scans. The query must name the tables keys AS k and
+// tenants AS t.
 const keyColumns = `k.id, k.keyspace, t.slug, k.name, k.description, k.environment, k.scopes, k.disabled,
 	k.revoked_at, k.deleted_at, k.expires_at, k.allowed_ips, k.rate, k.quota, k.concurrency, k.credits_limit,
 	k.metadata, k.created_at, k.created_by, k.updated_at, k.last_used_at, k.last_used_ip, k.prefix, k.last_four, k.version`
@@ -36,12 +37,12 @@ func (t *Tx) Key(keyspace, id string) (*gateway.Key, error) {
 	return &k, nil
 }
 
-// narrowPrefix is the length from which few keys share a prefix. Then it is faster to find these
-// and sort them than to read all keys in order.
+// narrowPrefix is the length of a prefix, in characters, from which only few keys share it. For such a
+// prefix it is faster to find and sort the few keys than to read all keys in order.
 const narrowPrefix = 12
 
-// Keys implements management.Tx. It sorts by the order in which rows were inserted, not by
-// CreatedAt, so that imported keys with older dates do not disturb paging.
+// Keys implements management.Tx. It sorts keys by the order in which their rows were inserted. It does
+// not sort by CreatedAt, because imported keys with older dates would then disturb paging.
 func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	var w where
 	order := "k.num"
@@ -52,8 +53,8 @@ func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	}
 	if n := utf8.RuneCountInString(q.Prefix); n > 0 {
 		if n >= narrowPrefix {
-			// The condition is a range, so that the index on the prefix answers it. No text sorts
-			// after U+10FFFF. "+ 0" keeps the database from reading another index for the order.
+			// The condition is a range, so that the database can use the index on the prefix. No text sorts after
+			// U+10FFFF. The "+ 0" keeps the database from choosing another index for the order.
 			w.and("k.prefix >= " + w.arg(q.Prefix) + " AND k.prefix <= " + w.arg(q.Prefix+"\U0010FFFF"))
 			order = "k.num + 0"
 		} else {
@@ -95,12 +96,12 @@ func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	return out, nil
 }
 
-// likeText escapes s for a LIKE pattern with ESCAPE '!'.
+// likeText escapes the special characters of s for a LIKE pattern with ESCAPE '!'.
 func likeText(s string) string {
 	return strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(s)
 }
 
-// ActiveKeys implements management.Tx. An index that holds only active keys answers it.
+// ActiveKeys implements management.Tx. The query uses an index that holds only active keys.
 func (t *Tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err error) {
 	err = t.Row(`SELECT count(*) FROM keys WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)
 		AND disabled = 0 AND revoked_at IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`,

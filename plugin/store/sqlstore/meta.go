@@ -24,8 +24,9 @@ func (s *Store) Peppers(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
-// SavePeppers implements gateway.Store. A check value that is already stored stays. If all are,
-// nothing is written, so that a reload works while the database can't be written.
+// SavePeppers implements gateway.Store. A check value that is already stored stays. If all check
+// values are stored, SavePeppers writes nothing, so that a reload works while the database is
+// read-only.
 func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error {
 	if len(checks) == 0 {
 		return nil
@@ -52,8 +53,8 @@ func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error
 	})
 }
 
-// Epoch returns the epoch of the database: a number that rises with each restored backup. A lower
-// one than before means that an older copy of the database took its place.
+// Epoch returns the epoch of the database: a number that rises with each restored backup. If the
+// epoch is lower than before, an older copy of the database has replaced it.
 func (s *Store) Epoch(ctx context.Context) (epoch int64, err error) {
 	err = s.Query(ctx, "reading the epoch", func(f *Conns) error {
 		return f.Read.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'epoch'`).Scan(&epoch)

@@ -67,19 +67,19 @@ type SchemaError struct{ Text string }
 func (e *SchemaError) Error() string { return e.Text }
 
 // Migrate brings the database to this program's schema in one transaction: it applies either all
-// missing migrations or none, and returns how many. An empty database is an error unless create is
-// true: a running gateway must report that its database was emptied instead of starting with a new
-// one.
+// missing migrations or none, and returns how many. An empty database is an error if create is false,
+// because a running gateway must report an emptied database instead of starting with a new one.
 //
-// Several processes may open a new database at once: the transaction locks the schema before it
-// reads the version. Running processes go on meanwhile and may even be restarted, since migrations
-// only add. A migration that does more must raise oldest_program in meta to its own number.
+// Several processes may open a new database at once, so the transaction locks the schema before it
+// reads the version. Running processes continue meanwhile and may even be restarted, because
+// migrations only add tables and columns. A migration that does more must raise oldest_program in meta
+// to its own number.
 func Migrate(ctx context.Context, db *sql.DB, d *Dialect, create bool) (applied int, err error) {
 	all, err := migrations(d)
 	if err != nil {
 		return 0, err
 	}
-	// Usually there is nothing to migrate. Then this check spares the lock.
+	// Usually there is nothing to migrate. Then the check of the version avoids the lock on the schema.
 	version, err := schemaVersion(ctx, db, d)
 	if err != nil || version >= int64(len(all)) {
 		return 0, err
@@ -114,14 +114,14 @@ func Migrate(ctx context.Context, db *sql.DB, d *Dialect, create bool) (applied 
 	return applied, tx.Commit()
 }
 
-// queryer is a *sql.DB or *sql.Tx.
+// queryer runs queries. *sql.DB and *sql.Tx implement queryer.
 type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// schemaVersion returns the number of the newest migration that a database has had, 0 for an empty
-// one. It returns a *SchemaError for another program's database, and for one that a newer Keygate
-// has made unusable for this one.
+// schemaVersion returns the number of the newest migration that a database has had, or 0 for an empty
+// database. It returns a *SchemaError for another program's database, and for a database that a newer
+// Keygate has made unusable for this program.
 func schemaVersion(ctx context.Context, q queryer, d *Dialect) (int64, error) {
 	var tables int
 	if err := q.QueryRowContext(ctx, d.Tables).Scan(&tables); err != nil {

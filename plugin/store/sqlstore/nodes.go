@@ -10,9 +10,9 @@ import (
 // NodeColumns are the columns that NodeInto scans.
 const NodeColumns = `name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier`
 
-// nodeEarlier is the JSON in the column earlier: by how much the deadline of each keyspace is
-// earlier than the column stops_by. Of names the instance that wrote it, since an older version of
-// Keygate leaves the text of another instance in place.
+// nodeEarlier is the JSON in the column earlier: by how much the deadline of each keyspace is earlier
+// than the column stops_by. Of names the instance that wrote the JSON, because an older version of
+// Keygate leaves the text of a former instance in place.
 type nodeEarlier struct {
 	Of string                   `json:"of"`
 	By map[string]time.Duration `json:"by"`
@@ -24,7 +24,7 @@ func EarlierText(instance string, by map[string]time.Duration) (string, error) {
 	return string(text), err
 }
 
-// earlierInto scans the column earlier. The node's Instance must have been scanned before.
+// earlierInto scans the database column earlier. The node's Instance must have been scanned before.
 type earlierInto struct{ *cluster.Node }
 
 // Scan implements sql.Scanner.

@@ -14,7 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// secretColumns are the columns that secretInto scans. They belong to secrets AS s and keys AS k.
+// secretColumns are the columns that secretInto scans. The query must name the tables secrets AS s and
+// keys AS k.
 const secretColumns = `s.id, k.id, s.keyspace, s.digest, s.algorithm, s.prefix, s.last_four, s.created_at, s.expires_at, s.last_used_at, s.last_used_ip`
 
 func secretInto(s *gateway.Secret) []any {
@@ -30,14 +31,15 @@ const (
 	lookupSecretSQL = recordSQL + ` AND s.id = $2`
 )
 
-// recordInto scans a row of recordSQL.
+// recordInto scans a row that the query recordSQL returned.
 func recordInto(row *sql.Row) (*gateway.Record, error) {
 	rec := &gateway.Record{Key: new(gateway.Key), Tenant: new(gateway.Tenant)}
 	dest := append(secretInto(&rec.Secret), keyInto(rec.Key)...)
 	return rec, row.Scan(append(dest, tenantInto(rec.Tenant)...)...)
 }
 
-// Lookup implements gateway.Store. It runs one query per candidate, in order, until one is found.
+// Lookup implements gateway.Store. It runs one query per candidate digest, in order, until a query
+// finds a key.
 func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*gateway.Record, error) {
 	var out *gateway.Record
 	err := s.Query(ctx, "looking up a key", func(f *Conns) error {
@@ -73,7 +75,7 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 	return out, nil
 }
 
-// SecretsByHint implements gateway.Store. It reads a range of the index of digests.
+// SecretsByHint implements gateway.Store. It reads a range of the index on digests.
 func (s *Store) SecretsByHint(ctx context.Context, keyspace string, hint apikey.Hint, limit int) ([]gateway.Secret, error) {
 	from, to := digestRange(hint)
 	var out []gateway.Secret
@@ -118,8 +120,8 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...st
 		for ids := range slices.Chunk(keyIDs, manyAtOnce) {
 			var w where
 			w.and("k.id IN (" + w.list(len(ids), func(i int) any { return ids[i] }) + ")")
-			// The keyspace is not part of the query: SQLite would prefer an index that begins with
-			// it, and read all of the keyspace's keys.
+			// The keyspace is not part of the query, because SQLite would prefer an index that begins with the
+			// keyspace, and read all of the keyspace's keys.
 			rows, err := f.Read.QueryContext(ctx, `SELECT k.keyspace, s.digest FROM keys k JOIN secrets s ON s.key_num = k.num`+w.text, w.args...)
 			if err := Each(rows, err, func(rows *sql.Rows) error {
 				var of string
@@ -143,8 +145,8 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...st
 	return out, nil
 }
 
-// CountSecrets implements gateway.Store. It returns the highest row number instead of counting, so
-// the result is too high after deletions.
+// CountSecrets implements gateway.Store. It returns the highest row number, because counting is slow.
+// So the result is too high after deletions.
 func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
 	err = s.Query(ctx, "counting keys", func(f *Conns) error {
 		return f.Read.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM secrets`).Scan(&n)
@@ -152,14 +154,14 @@ func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
-// digestsAtOnce is the number of digests after which the loop checks whether it must stop.
+// digestsAtOnce is the number of digests after which the reading loop checks whether it must stop.
 const digestsAtOnce = 4096
 
-// Digests implements gateway.Store. It reads one keyspace after the other, each as of one moment,
-// from the index of digests alone. A million digests take less than a second.
+// Digests implements gateway.Store. It reads one keyspace after the other from the index on digests
+// alone. Each keyspace is read as of one moment. A million digests take less than a second.
 //
-// If the database has to be opened again meanwhile, Digests stops with an error, so that the old
-// connections can be closed. yield was then called for some of the digests.
+// If the database must be opened again while Digests runs, Digests stops with an error, so that the
+// old connections can be closed. Digests has then called yield for only some of the digests.
 func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
 	err := s.db.Stream(ctx, func(f *Conns) error {
 		conn, err := f.Read.Conn(ctx)
@@ -168,7 +170,7 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 		}
 		defer conn.Close()
 		for keyspace := ""; ; {
-			// One probe of the index finds the next keyspace.
+			// One look-up in the index finds the next keyspace.
 			var next sql.NullString
 			if err := conn.QueryRowContext(ctx, `SELECT min(keyspace) FROM secrets WHERE keyspace > $1`, keyspace).Scan(&next); err != nil {
 				return err
@@ -189,8 +191,8 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 	return s.Explain("reading all digests", err)
 }
 
-// digests calls yield for the digests of one keyspace, and reports whether yield wants more. It
-// calls the driver directly, since database/sql would copy and convert every value again.
+// digests calls yield for the digests of one keyspace, and reports whether yield wants more. It calls
+// the driver directly, because database/sql would copy and convert every value again.
 func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
 	rows, err := c.QueryContext(ctx, `SELECT digest FROM secrets WHERE keyspace = $1`, []driver.NamedValue{{Ordinal: 1, Value: keyspace}})
 	if err != nil {
@@ -223,7 +225,7 @@ func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace s
 	}
 }
 
-// Rehash implements gateway.Store. It returns gateway.ErrNotFound if there is no such secret.
+// Rehash implements gateway.Store. It returns gateway.ErrNotFound if the secret does not exist.
 func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error {
 	return s.Write(ctx, "rehashing a key", func(t *Tx) error {
 		n, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
@@ -234,8 +236,8 @@ func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey
 		if err != nil {
 			return err
 		}
-		// Other nodes hold copies, which would keep the old digest. A node whose old pepper was
-		// removed would not find it any more.
+		// The change makes other nodes update their copies of the secret, which would keep the old digest. A
+		// node without the old pepper could no longer find the secret by its old digest.
 		return t.secretChanged(keyspace, secretID)
 	})
 }
@@ -254,8 +256,8 @@ func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFo
 	})
 }
 
-// SetShown replaces the visible parts of a secret, and those of its key if the secret is the key's
-// newest. It returns how many secrets were found: 0 or 1.
+// SetShown replaces the visible parts of a secret. If the secret is its key's newest, SetShown also
+// replaces the key's visible parts. It returns how many secrets it found: 0 or 1.
 func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error) {
 	n, err := t.Exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
 	if err != nil || n == 0 {
@@ -266,8 +268,8 @@ func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error
 	return n, err
 }
 
-// secretChanged appends a change, so that other nodes update their copies of the secret. Only a
-// shared database has other nodes.
+// secretChanged appends a change to the change sequence, so that other nodes update their copies of the
+// secret. It does nothing if the database is not shared, because there are no other nodes.
 func (t *Tx) secretChanged(keyspace, secretID string) error {
 	if !t.d.Shared {
 		return nil
@@ -296,7 +298,7 @@ func (t *Tx) Secrets(keyspace, keyID string) ([]gateway.Secret, error) {
 	return out, nil
 }
 
-// InsertSecret implements management.Tx. It returns gateway.ErrNotFound if there is no such key.
+// InsertSecret implements management.Tx. It returns gateway.ErrNotFound if the key does not exist.
 func (t *Tx) InsertSecret(s gateway.Secret) error {
 	var key int64
 	if err := t.Row(`SELECT num FROM keys WHERE id = $1 AND keyspace = $2`, []any{s.KeyID, s.Keyspace}, &key); err != nil {
@@ -305,7 +307,7 @@ func (t *Tx) InsertSecret(s gateway.Secret) error {
 	return t.insertSecret(key, s)
 }
 
-// insertSecret inserts a secret of the key whose row number is key.
+// insertSecret inserts a secret of the key with the row number key.
 func (t *Tx) insertSecret(key int64, s gateway.Secret) error {
 	n, err := t.Exec(`INSERT INTO secrets (id, key_num, keyspace, digest, algorithm, prefix, last_four, created_at, expires_at, last_used_at, last_used_ip)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (keyspace, digest) DO NOTHING`,

@@ -1,10 +1,10 @@
-// Package sqlstore holds the statements on tenants, keys and everything that belongs to them, the
-// transactions they run in, and the schema's migrations. Packages sqlite and postgres connect to a
-// database and make a Store of it.
+// Package sqlstore holds the SQL statements on tenants, keys and everything that belongs to them. It
+// also holds the transactions in which the statements run, and the schema's migrations. Packages
+// sqlite and postgres connect to a database and make a Store of it.
 //
-// Every method may be called from many goroutines. Reads run concurrently with each other and
-// with writes. A commit is on the disk when its method returns, except for counts of use in
-// PostgreSQL, which follow within a second.
+// Many goroutines may call every method. Reads run concurrently with each other and with writes. A
+// commit is on the disk when its method returns. Only counts of use in PostgreSQL reach the disk
+// later, within a second.
 //
 // Times are stored in microseconds and returned in UTC.
 package sqlstore
@@ -30,9 +30,9 @@ type Store struct {
 	db  Database
 	d   *Dialect
 	log *slog.Logger
-	// Now is the clock of leases and of the change sequence: time.Now, except in tests.
+	// Now is the clock of leases and of the change sequence. Outside tests it is time.Now.
 	Now func() time.Time
-	// AddressRows limits how many client addresses get a stored count: addressRows, less in tests.
+	// AddressRows limits how many client addresses get a stored count. Outside tests it is addressRows.
 	AddressRows int
 
 	closing sync.Once
@@ -41,30 +41,31 @@ type Store struct {
 	feed    feed
 }
 
-// Database provides the connections to a database. Its errors are the driver's.
+// Database provides the connections to a database. It returns the driver's errors unchanged.
 type Database interface {
 	// Name returns the database's name for messages.
 	Name() string
-	// Query calls f with connections. After a failure it may call f again with new ones.
+	// Query calls f with connections to the database. After a failure it may call f again with new
+	// connections.
 	Query(ctx context.Context, f func(*Conns) error) error
-	// Stream calls f once. f may use the connections for a long time.
+	// Stream calls f once with connections to the database. f may use them for a long time.
 	Stream(ctx context.Context, f func(*Conns) error) error
-	// Write runs f in a transaction and commits it when f returns nil. It returns the number of
-	// the newest change that f made, 0 for none. Write may run f several times, but never after a
-	// commit that may have happened. An error of f itself is returned unchanged.
+	// Write runs f in a transaction and commits the transaction when f returns nil. It returns the number
+	// of the newest change that f made, or 0 if f made none. Write may run f several times, but never after
+	// a commit that may have happened. Write returns an error of f itself unchanged.
 	Write(ctx context.Context, d Durability, f func(*Tx) error) (seq int64, end Ending, err error)
 	// Snapshot runs f in a read-only transaction that sees the database as of one moment.
 	Snapshot(ctx context.Context, f func(*Tx) error) error
 	Ping(ctx context.Context) error
-	// Close rejects later calls, calls stopped, waits shortly for calls in progress, and closes
-	// the connections. It is called once.
+	// Close rejects later calls, calls stopped, waits shortly for calls in progress, and closes the
+	// connections. Callers call Close once.
 	Close(stopped func())
 }
 
 // Conns are the connections for reading, with the prepared queries.
 type Conns struct {
 	Read *sql.DB
-	// Stop is closed when these connections are about to be replaced. Long reads end then.
+	// Stop is closed when these connections are about to be replaced. Long reads then end.
 	Stop chan struct{}
 	hot  hotQueries
 }
@@ -75,7 +76,7 @@ type hotQueries struct {
 }
 
 // Prepare prepares the most frequent queries. keep reports whether connections keep prepared
-// statements; if not, Prepare only stores the queries' texts.
+// statements. If keep is false, Prepare only stores the texts of the queries.
 func (c *Conns) Prepare(ctx context.Context, keep bool) (err error) {
 	for _, q := range []struct {
 		query *query
@@ -102,7 +103,7 @@ func (c *Conns) LastSeq(ctx context.Context) (seq int64, err error) {
 	return seq, err
 }
 
-// query is a query, prepared where connections keep prepared statements.
+// query is a database query. It is prepared if connections keep prepared statements.
 type query struct {
 	stmt *sql.Stmt
 	db   *sql.DB
@@ -127,42 +128,42 @@ func (q *query) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
 type Ending int
 
 const (
-	Failed       Ending = iota // the database failed
-	FailedCommit               // the database failed during the commit
-	Aborted                    // the function in the transaction returned an error
+	Failed       Ending = iota // Failed means that the database failed.
+	FailedCommit               // FailedCommit means that the database failed during the commit.
+	Aborted                    // Aborted means that the function in the transaction returned an error.
 )
 
-// Durability is how safely a commit is stored when it returns.
+// Durability states whether a commit must be on the disk when it returns.
 type Durability bool
 
 const (
-	// Synced commits are on the disk.
+	// Synced means that a commit is on the disk when it returns.
 	Synced Durability = true
-	// Relaxed commits reach the disk within a second. They are for counts of use, which are
+	// Relaxed means that a commit reaches the disk within a second. Relaxed is for counts of use, which are
 	// written often.
 	Relaxed Durability = false
 )
 
-// New returns a store in a database of the dialect. SetDatabase completes it.
+// New returns a store in a database of the given dialect. The store is usable after SetDatabase.
 func New(d *Dialect, log *slog.Logger) *Store {
 	s := &Store{d: d, log: log, Now: time.Now, AddressRows: addressRows, done: make(chan struct{})}
 	s.feed.init()
 	return s
 }
 
-// SetDatabase sets the database of a new store, once, before any other use.
+// SetDatabase sets the database of a new store. It must be called once, before any other method.
 func (s *Store) SetDatabase(db Database) { s.db = db }
 
 // Log returns the store's logger.
 func (s *Store) Log() *slog.Logger { return s.log }
 
-// Done is closed when the store is closed.
+// Done returns a channel that is closed when the store is closed.
 func (s *Store) Done() <-chan struct{} { return s.done }
 
-// Go runs f in a goroutine. f must return when Done is closed; Close waits for it.
+// Go runs f in a goroutine. f must return when Done is closed, because Close waits for f.
 func (s *Store) Go(f func()) { s.workers.Go(f) }
 
-// Alive returns a context that ends with ctx, with the store, or when end is called.
+// Alive returns a context that ends when ctx ends, the store is closed, or the caller calls end.
 func (s *Store) Alive(ctx context.Context) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -175,14 +176,14 @@ func (s *Store) Alive(ctx context.Context) (_ context.Context, end func()) {
 	return ctx, cancel
 }
 
-// Identity returns the name of the database: SQLite's absolute path without symbolic links, or
-// PostgreSQL's present address without the password.
+// Identity returns the name of the database. For SQLite it is the absolute path without symbolic
+// links. For PostgreSQL it is the present address without the password.
 func (s *Store) Identity() string { return s.db.Name() }
 
-// Explain explains a driver's error; see Dialect.Explain.
+// Explain adds the operation, the problem and the remedy to a driver's error; see Dialect.Explain.
 func (s *Store) Explain(doing string, err error) error { return s.d.Explain(doing, s.Identity(), err) }
 
-// Close waits shortly for calls in progress and closes the database.
+// Close waits shortly for calls in progress and then closes the database.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		s.db.Close(func() {
@@ -193,25 +194,25 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Ping returns nil if the database can be read and, for SQLite, its file is still in place: a
+// Ping returns nil if the database can be read. For SQLite the file must also be in place, because a
 // write to a removed or replaced file would be lost.
 func (s *Store) Ping(ctx context.Context) error {
 	return s.Explain("pinging the database", s.db.Ping(ctx))
 }
 
-// Query calls f with connections, and explains its error. f may run several times.
+// Query calls f with connections to the database, and explains an error of f. f may run several times.
 func (s *Store) Query(ctx context.Context, doing string, f func(*Conns) error) error {
 	return s.Explain(doing, s.db.Query(ctx, f))
 }
 
-// Write runs f in a transaction that writes, and commits it when f returns nil. f may run several
-// times, but never after a commit that may have happened. Write returns errors of f itself
+// Write runs f in a transaction that writes, and commits the transaction when f returns nil. f may run
+// several times, but never after a commit that may have happened. Write returns errors of f itself
 // unchanged.
 func (s *Store) Write(ctx context.Context, doing string, f func(*Tx) error) error {
 	return s.commit(ctx, doing, Synced, f)
 }
 
-// WriteRelaxed is Write with a Relaxed commit.
+// WriteRelaxed runs f as Write does, but its commit may reach the disk up to a second later.
 func (s *Store) WriteRelaxed(ctx context.Context, doing string, f func(*Tx) error) error {
 	return s.commit(ctx, doing, Relaxed, f)
 }
@@ -244,9 +245,9 @@ func (s *Store) Snapshot(ctx context.Context, doing string, f func(*Tx) error) e
 	return fault
 }
 
-// Update implements management.Store. f must write through its Tx only: SQLite runs one update at
-// a time, so another write inside f would wait for ever. Update runs f again after a deadlock, or
-// if the database had to be opened again and nothing was committed.
+// Update implements management.Store. f must write only with its Tx: SQLite runs one update at a time,
+// so another write inside f would wait for ever. Update runs f again after a deadlock. It also runs f
+// again if the database had to be opened again and nothing was committed.
 func (s *Store) Update(ctx context.Context, f func(management.Tx) error) error {
 	return s.Write(ctx, "writing to the database", func(t *Tx) error { return f(t) })
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// tenantColumns are the columns of tenants AS t that tenantInto scans.
+// tenantColumns are the columns that tenantInto scans. The query must name the table tenants AS t.
 const tenantColumns = `t.keyspace, t.slug, t.name, t.plan, t.active, t.rate, t.quota, t.concurrency,
 	t.metadata, t.created_at, t.updated_at, t.deleted_at, t.version, t.credits`
 
@@ -111,7 +111,8 @@ func (s *Store) TenantsByPlan(ctx context.Context, keyspace string) (map[string]
 	return out, nil
 }
 
-// RenamePlan implements gateway.Store. It makes one change for each tenant that it moves.
+// RenamePlan implements gateway.Store. It makes one change for each tenant that it moves to the new
+// plan.
 func (s *Store) RenamePlan(ctx context.Context, keyspace, from, to string) (int64, error) {
 	var moved []string
 	err := s.Write(ctx, "renaming a plan", func(t *Tx) error {
@@ -140,13 +141,14 @@ func (s *Store) RenamePlan(ctx context.Context, keyspace, from, to string) (int6
 	return int64(len(moved)), nil
 }
 
-// aheadOfTouches is how far eraseRecords sets a key's time of last use into the future. Nodes may
-// still have to write earlier uses; as these are older, they do not bring the erased address back.
+// aheadOfTouches is how far eraseRecords sets a key's time of last use into the future. Nodes may still
+// have to write earlier uses with the erased client address. The store ignores these uses because they
+// are older.
 const aheadOfTouches = time.Hour
 
-// eraseRecords deletes the personal data in a tenant's rows: free text, names and addresses.
-// Counts, amounts and times stay. Idempotency records may hold personal data too, but are deleted
-// within a day anyway.
+// eraseRecords deletes the personal data in a tenant's rows: free text, names and addresses. Counts,
+// amounts and times stay. Idempotency records may hold personal data too, but they are deleted within
+// a day in any case.
 func (t *Tx) eraseRecords(keyspace, tenant string) error {
 	const which = `(SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)`
 	folded := Fold(tenant)

@@ -42,7 +42,7 @@ func (t *Tx) token(where string, args ...any) (*management.Token, error) {
 // TokenByDigest implements auth.TokenTx.
 func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error) {
 	for _, c := range digests {
-		// The algorithm must match too: digests under different peppers can't be compared.
+		// The query also compares the algorithm, because digests under different peppers can't be compared.
 		switch k, err := t.token(`WHERE digest = $1 AND algorithm = $2`, c.Digest[:], string(c.Algorithm)); {
 		case err == nil:
 			return k, nil
@@ -87,8 +87,8 @@ func (t *Tx) InsertToken(k *management.Token) error {
 	return err
 }
 
-// createdTokens selects the id of a token, and the ids of all tokens that it created, directly or
-// through another token.
+// createdTokens is the start of a query. It selects the id of a token, and the ids of all tokens that
+// the token created, directly or through another token.
 const createdTokens = `WITH RECURSIVE made (id) AS (
 	SELECT id FROM tokens WHERE id = $1 AND keyspace = $2
 	UNION

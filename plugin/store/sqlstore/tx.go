@@ -15,33 +15,33 @@ import (
 
 var _ store.Tx = (*Tx)(nil)
 
-// Tx is one transaction. After the first failure of the database its methods do nothing more.
-// SQLite ends a transaction by itself if the disk is full, and would then commit each later
-// statement on its own; PostgreSQL rejects later statements.
+// Tx is one transaction. After the first failure of the database its methods do nothing more, because
+// databases react differently. SQLite ends a transaction by itself if the disk is full, and would then
+// commit each later statement on its own. PostgreSQL rejects later statements.
 type Tx struct {
 	// SQL is the driver's transaction.
 	SQL *sql.Tx
-	// Now is the time of the transaction. If nodes share the database, the database's clock sets
-	// it.
+	// Now is the time of the transaction. If nodes share the database, Now is the time by the database's
+	// clock.
 	Now time.Time
 
 	ctx  context.Context
 	d    *Dialect
 	path string
-	// lockRow is the dialect's LockRow, empty in a transaction that only reads.
+	// lockRow is the dialect's LockRow, or empty in a transaction that only reads.
 	lockRow string
 	// addressRows is a copy of Store.AddressRows.
 	addressRows int
-	// stmts are the statements prepared in this transaction, where the dialect prepares.
+	// stmts are the statements prepared in this transaction. It is used only if the dialect prepares
+	// statements.
 	stmts map[string]*sql.Stmt
 	// seq is the number of the newest change made in this transaction.
 	seq int64
-	// broken is the first failure of the database.
+	// broken is the first failure of the database in this transaction.
 	broken error
 }
 
-// NewTx returns a transaction of this package on a driver's transaction, for a database that has
-// no Store.
+// NewTx wraps a driver's transaction in a Tx, for a database that has no Store.
 func NewTx(ctx context.Context, t *sql.Tx, d *Dialect, path string) *Tx {
 	return &Tx{SQL: t, Now: time.Now(), ctx: ctx, d: d, path: path, lockRow: d.LockRow, stmts: make(map[string]*sql.Stmt)}
 }
@@ -65,14 +65,15 @@ func (s *Store) BeginSnapshot(ctx context.Context, pool *sql.DB) (*Tx, error) {
 	return s.Begin(ctx, pool, &s.d.Snapshot)
 }
 
-// Seq returns the number of the newest change made in the transaction, 0 for none.
+// Seq returns the number of the newest change made in the transaction, or 0 if there is none.
 func (t *Tx) Seq() int64 { return t.seq }
 
 // Broken returns the first failure of the database in the transaction.
 func (t *Tx) Broken() error { return t.broken }
 
-// Fail returns the error of a method whose statement failed with err: gateway.ErrNotFound if there
-// was no row, otherwise the first failure of the transaction. It returns nil for nil.
+// Fail returns the error of a method whose statement failed with err. If the query found no row, the
+// result is gateway.ErrNotFound. Otherwise it is the first failure of the transaction. If err is nil,
+// the result is nil.
 func (t *Tx) Fail(err error) error {
 	switch {
 	case err == nil:
@@ -81,7 +82,7 @@ func (t *Tx) Fail(err error) error {
 		return gateway.ErrNotFound
 	case t.broken == nil:
 		if ended := t.ctx.Err(); ended != nil {
-			// The failure only follows from the ended context: database/sql has rolled back.
+			// The statement only failed because its context had ended, and database/sql has rolled back.
 			err = ended
 		}
 		t.broken = err
@@ -257,7 +258,7 @@ func (w *where) and(condition string) {
 	w.text += " AND " + condition
 }
 
-// limit returns the LIMIT clause, empty if n is 0 or less.
+// limit returns the LIMIT clause of a query, or "" if n is 0 or less.
 func (w *where) limit(n int) string {
 	if n <= 0 {
 		return ""

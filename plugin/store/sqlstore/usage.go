@@ -24,7 +24,7 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 			return err
 		}
 		if seq >= b.Seq {
-			return nil // The batch was committed before, but its writer did not learn of that.
+			return nil // The batch was already committed, but its writer did not receive the answer.
 		}
 		if err := t.useAll(b.Node, b.Rows); err != nil {
 			return err
@@ -41,7 +41,7 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 	})
 }
 
-// countsInto scans the columns of counts that useTogether and addDay write.
+// countsInto scans the usage columns that useTogether and addDay write.
 type countsInto struct {
 	refused string
 	latency []byte
@@ -124,7 +124,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 			return stopped
 		})
 		if given && err != nil && stopped == nil {
-			stopped = s.Explain("reading usage", err) // Rows were passed to yield already, so the query must not start again.
+			stopped = s.Explain("reading usage", err) // The query must not start again, because yield has already received some rows.
 		}
 		if stopped != nil {
 			return nil
@@ -145,9 +145,9 @@ func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
 	return until, err
 }
 
-// storeRecent stores a chunk of recent requests. It deletes chunks of the same key that are not
-// needed for the newest Keep requests. It stores nothing for a deleted key, whose requests may
-// have been erased.
+// storeRecent stores a chunk of a key's recent requests. It deletes older chunks of the same key that
+// are not needed for the newest Keep requests. It stores nothing for a deleted key, because the key's
+// requests may have been erased.
 func (t *Tx) storeRecent(c *usage.Chunk) error {
 	if _, err := t.Exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM keys WHERE id = $2 AND deleted_at IS NOT NULL)`,
@@ -194,7 +194,7 @@ func (s *Store) RecentRequests(ctx context.Context, keyspace, key string) ([]usa
 	return out, nil
 }
 
-// PruneBatch limits how many rows one transaction deletes, so that others do not wait long.
+// PruneBatch limits how many rows one transaction deletes, so that other writers do not wait long.
 const PruneBatch = 2000
 
 // PruneUsage implements usage.Store.
@@ -209,7 +209,7 @@ func (s *Store) PruneUsage(ctx context.Context, now, silent time.Time) error {
 				(SELECT seq FROM recent_requests WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now.UnixMicro(), PruneBatch); err != nil {
 				return err
 			}
-			// The newest row stays: it records up to when usage is complete.
+			// The newest row stays, because it records up to which time usage is complete.
 			_, err = t.Exec(`DELETE FROM usage_writers WHERE written_at < $1 AND until < (SELECT max(until) FROM usage_writers)`, silent.UnixMicro())
 			return err
 		})

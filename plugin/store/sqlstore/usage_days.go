@@ -12,7 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// rollAtOnce limits how many hours one transaction adds up, so that others do not wait long.
+// rollAtOnce limits how many rows of hours one transaction adds up, so that other writers do not wait
+// long.
 const rollAtOnce = 500
 
 // RollUsage implements usage.Store.
@@ -23,7 +24,7 @@ func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time
 		var oldest int64
 		err := s.Query(ctx, "looking for old usage", func(f *Conns) error {
 			next, oldest = "", 0
-			// The order by the primary key finds the next keyspace without reading every row.
+			// The order by the primary key lets the query find the next keyspace without reading every row.
 			err := f.Read.QueryRowContext(ctx, `SELECT keyspace, hour FROM usage WHERE keyspace > $1 ORDER BY keyspace, hour LIMIT 1`, keyspace).Scan(&next, &oldest)
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
@@ -34,7 +35,7 @@ func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time
 			return false, err
 		}
 		keyspace = next
-		// Only whole days are added up: a day has either all its hours or none.
+		// Only whole days are added up, so that a day has either all its hours or none.
 		if end := before(keyspace).UTC().Truncate(24 * time.Hour).Unix(); oldest < end {
 			return true, s.Write(ctx, "adding up the usage of days", func(t *Tx) error { return t.roll(keyspace, end) })
 		}
@@ -47,7 +48,8 @@ type dayID struct {
 	key, node string
 }
 
-// roll adds the oldest hours of a keyspace before end up to days, at most rollAtOnce.
+// roll adds the usage of a keyspace's oldest hours before end to the usage of days. One call adds at
+// most rollAtOnce rows.
 func (t *Tx) roll(keyspace string, end int64) error {
 	type sum struct {
 		tenant string
@@ -96,7 +98,7 @@ func (t *Tx) roll(keyspace string, end int64) error {
 	return nil
 }
 
-// addDay adds counts to the row of a day.
+// addDay adds usage counts to the row of a day.
 func (t *Tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts) error {
 	var stored usage.Counts
 	var old countsInto
@@ -125,14 +127,16 @@ func (t *Tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts)
 	return err
 }
 
-// quotaKept is how long a count is kept after the beginning of its period. No period is longer.
+// quotaKept is how long a quota's count is kept after the beginning of its period. No period is longer
+// than quotaKept.
 const quotaKept = 62 * 24 * time.Hour
 
-// addressKept is how long daily counts of addresses are kept, of which there may be many.
+// addressKept is how long daily counts of client addresses are kept. The time is short because there
+// may be many addresses.
 const addressKept = 2 * 24 * time.Hour
 
-// pruneQuotas deletes counts of periods that ended long ago. They are left from addresses and keys
-// that are not used any more: a new count would have deleted them.
+// pruneQuotas deletes quota counts of periods that ended long ago. Such counts belong to addresses and
+// keys that are no longer used. For a used one, the new period's first count deletes them.
 func (t *Tx) pruneQuotas(now time.Time) (int64, error) {
 	long, days := now.Add(-quotaKept).UnixMicro(), now.Add(-addressKept).UnixMicro()
 	for calendar, before := range map[ratelimit.Calendar]int64{ratelimit.Day: days, ratelimit.Month: long} {

@@ -9,15 +9,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Each second the row of every key in use is updated. A statement for many rows costs little more
-// than one for a few rows if the database is in this process, and saves round trips otherwise.
+// Each second the store updates the usage row of every key in use, so one statement updates many rows.
+// In a local database such a statement costs little more than one for a few rows. In a remote database
+// it saves round trips.
 
-// usedTogether limits the rows of one statement. SQLite compares each placeholder with all before
-// it, so more rows would cost more than they save.
+// usedTogether limits the rows of one statement. SQLite compares each placeholder with all earlier
+// placeholders, so more rows would cost more than they save.
 const usedTogether = 16
 
-// useAll adds rows to the stored rows of the same hours. Only this node writes those, since the
-// node's name is part of their key.
+// useAll adds usage rows to the stored rows of the same hours. Only this node writes the stored rows,
+// because the node's name is part of their key.
 func (t *Tx) useAll(node string, rows []usage.Row) error {
 	for len(rows) > 0 {
 		n := 1
@@ -38,7 +39,7 @@ type used struct {
 	usage.Counts
 }
 
-// useTogether adds rows of one keyspace and hour. Several of them may belong to one key.
+// useTogether adds usage rows of one keyspace and hour. Several of the rows may belong to one key.
 func (t *Tx) useTogether(node string, rows []usage.Row) error {
 	keyspace, hour := rows[0].Keyspace, rows[0].Hour
 	sums, byKey := make([]used, 0, len(rows)), make(map[string]int, len(rows))
@@ -72,10 +73,10 @@ func (t *Tx) useTogether(node string, rows []usage.Row) error {
 	return err
 }
 
-// usedColumns is how many columns a row of usage has.
+// usedColumns is how many columns one row of usage has in the INSERT statement.
 const usedColumns = 13
 
-// addUsed reads the counts stored so far and adds them to sums.
+// addUsed reads the usage counts stored so far and adds them to sums.
 func (t *Tx) addUsed(keyspace string, hour time.Time, node string, sums []used, byKey map[string]int) error {
 	args := make([]any, 0, 3+len(sums))
 	args = append(args, keyspace, hour.Unix(), node)

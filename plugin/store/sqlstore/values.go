@@ -11,10 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// The types below convert values between Go and columns. A type named …Into holds a pointer and
-// scans a column into it.
+// This file's types convert values between Go and database columns. A type whose name ends in Into
+// holds a pointer and scans a column into it.
 
-// Micros returns t in Unix microseconds, nil for the zero time.
+// Micros returns t in Unix microseconds, or nil for the zero time.
 func Micros(t time.Time) any {
 	if t.IsZero() {
 		return nil
@@ -22,7 +22,7 @@ func Micros(t time.Time) any {
 	return t.UnixMicro()
 }
 
-// TimeInto returns a scanner of what Micros wrote.
+// TimeInto returns a scanner that reads a column written with Micros into t.
 func TimeInto(t *time.Time) sql.Scanner { return timeInto{t} }
 
 type timeInto struct{ t *time.Time }
@@ -39,8 +39,8 @@ func (c timeInto) Scan(src any) error {
 	return nil
 }
 
-// Flag returns 1 for true and 0 for false. Flags are integers since databases differ in their
-// booleans.
+// Flag returns 1 for true and 0 for false. Flags are stored as integers because databases differ in
+// their booleans.
 func Flag(b bool) int64 {
 	if b {
 		return 1
@@ -48,7 +48,7 @@ func Flag(b bool) int64 {
 	return 0
 }
 
-// jsonText returns raw as a text, NULL for nil.
+// jsonText returns raw JSON as a text, or NULL for nil.
 func jsonText(raw json.RawMessage) any {
 	if raw == nil {
 		return nil
@@ -56,7 +56,7 @@ func jsonText(raw json.RawMessage) any {
 	return string(raw)
 }
 
-// jsonInto scans what jsonText wrote.
+// jsonInto scans a column that was written with jsonText.
 type jsonInto struct{ raw *json.RawMessage }
 
 func (c jsonInto) Scan(src any) error {
@@ -73,7 +73,7 @@ func (c jsonInto) Scan(src any) error {
 	return nil
 }
 
-// words returns names, which hold no spaces, joined by spaces, and NULL for a nil slice.
+// words returns names joined by spaces, or NULL for a nil slice. A name must not hold a space.
 func words(names []string) any {
 	if names == nil {
 		return nil
@@ -81,7 +81,7 @@ func words(names []string) any {
 	return strings.Join(names, " ")
 }
 
-// wordsInto scans what words wrote.
+// wordsInto scans a column that was written with words, names joined by spaces.
 type wordsInto struct{ names *[]string }
 
 func (c wordsInto) Scan(src any) error {
@@ -107,8 +107,8 @@ func prefixes(list []netip.Prefix) string {
 	return strings.Join(texts, " ")
 }
 
-// prefixesInto scans what prefixes wrote. An entry that can't be parsed is an error: to drop it
-// could leave the list empty, which would allow every address.
+// prefixesInto scans a list of IP prefixes that was written with prefixes. An entry that can't be
+// parsed is an error. Ignoring the entry could leave the list empty, which would allow every address.
 type prefixesInto struct{ list *[]netip.Prefix }
 
 func (c prefixesInto) Scan(src any) error {
@@ -127,7 +127,7 @@ func (c prefixesInto) Scan(src any) error {
 	return nil
 }
 
-// bytes returns b, or NULL if b is empty: drivers differ in how they store an empty slice.
+// bytes returns b, or NULL if b is empty, because drivers differ in how they store an empty slice.
 func bytes(b []byte) any {
 	if len(b) == 0 {
 		return nil
@@ -135,8 +135,8 @@ func bytes(b []byte) any {
 	return b
 }
 
-// storable replaces characters that PostgreSQL does not accept in a text: NUL and invalid UTF-8.
-// No stored text has any, but the argument of a query may.
+// storable replaces characters that PostgreSQL does not accept in a text: NUL and invalid UTF-8. No
+// stored text has such characters, but the argument of a query may have them.
 func storable(args []any) []any {
 	for i, a := range args {
 		if s, ok := a.(string); ok && (!utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0) {
@@ -149,7 +149,7 @@ func storable(args []any) []any {
 // Fold returns a slug in lower case, the form in which slugs are compared. Slugs are ASCII.
 func Fold(slug string) string { return strings.ToLower(slug) }
 
-// In returns the condition " IN ($n, …)" for values, and args with the values appended.
+// In returns the SQL condition " IN ($n, …)" for values. It also returns args with the values appended.
 func In[T any](args []any, values []T) (string, []any) {
 	var b strings.Builder
 	b.WriteString(" IN (")
