@@ -9,18 +9,19 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// RevocationState is the state of a revocation in a store. The revocation may have been decided in
-// another state of that store, such as before a backup was restored.
+// RevocationState is the state of a revocation in a store. The revocation may have been decided while
+// the store had another state, such as before a backup was restored.
 type RevocationState int
 
 const (
-	// NotRevoked: the row exists and is not revoked, and no later event reversed the revocation.
+	// NotRevoked means that the row exists and is not revoked, and that no later event reversed the
+	// revocation.
 	NotRevoked RevocationState = iota
-	// Revoked: the row is revoked by this or a stronger decision.
+	// Revoked means that the row is revoked by the same or a stronger decision.
 	Revoked
-	// Reversed: a later event reversed the revocation.
+	// Reversed means that a later event reversed the revocation.
 	Reversed
-	// UnknownID: the store has no such row, but may get it back.
+	// UnknownID means that the store has no row with the revocation's id, but may get the row back.
 	UnknownID
 )
 
@@ -33,8 +34,8 @@ func (s Source) CompareRevocations(ctx context.Context, list []management.Revoca
 	return out, err
 }
 
-// Compare is Source.CompareRevocations within a transaction. It reads each row once, even if
-// several revocations concern it.
+// Compare returns the state of each revocation in list within a transaction. It reads each row once,
+// even if several revocations concern the row.
 func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, error) {
 	out := make([]RevocationState, 0, len(list))
 	err := sqlstore.Chunks(list, func(list []management.Revocation) error {
@@ -60,14 +61,15 @@ func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, e
 	return out, err
 }
 
-// revocationRows are the rows that revocations concern, by keyspace and id; tenants are found by
-// their folded slug.
+// revocationRows are the rows that revocations concern, by keyspace and id. The id of a tenant is its
+// slug in lower case.
 type revocationRows struct {
 	tenants map[[2]string]tenantState
 	keys    map[[2]string]keyState
-	// secrets holds the times at which secrets end, in Unix microseconds; 0 for no end.
+	// secrets holds the times at which secrets end, in Unix microseconds. The value 0 means that a secret
+	// does not end.
 	secrets map[[2]string]int64
-	// tokens holds whether each token is revoked.
+	// tokens records for each token whether it is revoked.
 	tokens map[[2]string]bool
 }
 
@@ -78,7 +80,7 @@ type tenantState struct {
 
 type keyState struct{ disabled, revoked, deleted bool }
 
-// readRevocationRows reads the rows that the revocations concern.
+// readRevocationRows reads the rows that the revocations in list concern.
 func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocationRows, err error) {
 	c = revocationRows{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
 	slugs := map[string][]string{}
@@ -151,7 +153,7 @@ func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocat
 	return c, nil
 }
 
-// state returns the state according to the rows alone. It never returns Reversed.
+// state returns the state of a revocation according to the rows alone. It never returns Reversed.
 func (c *revocationRows) state(r management.Revocation) RevocationState {
 	stateOf := func(found, revoked bool) RevocationState {
 		switch {
@@ -166,7 +168,8 @@ func (c *revocationRows) state(r management.Revocation) RevocationState {
 	switch r.Action {
 	case management.TenantDeleted, management.TenantSuspended:
 		t, ok := c.tenants[id]
-		// A later tenant may have the slug of the revoked one. Their times of creation differ.
+		// A later tenant may have the slug of the revoked tenant. The two tenants differ in their times of
+		// creation.
 		ok = ok && (r.Created.IsZero() || r.Created.UnixMicro() == t.created)
 		return stateOf(ok, t.deleted || r.Action == management.TenantSuspended && !t.active)
 	case management.TokenRevoked:

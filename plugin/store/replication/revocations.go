@@ -12,20 +12,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// StoredRevocation is a revocation in the table "refused".
+// StoredRevocation is a revocation in the table "refused", which keeps revocations apart from their
+// rows.
 type StoredRevocation struct {
 	management.Revocation
-	// UnknownSince is when the row of the revocation was first missed. Zero if the revocation must
-	// still be written to the primary.
+	// UnknownSince is when the store was first found to lack the row of the revocation. It is zero if the
+	// revocation must still be written to the primary.
 	UnknownSince time.Time
 }
 
-// UnknownRetention is how long a revocation of an unknown id is kept, counted from when its row
-// was first missed. A backup that is older than this is not expected to be restored.
+// UnknownRetention is how long a store keeps a revocation of an unknown id, counted from the time when
+// the row was first missing. A restore of a backup older than that is not expected.
 const UnknownRetention = 400 * 24 * time.Hour
 
-// RowID returns the id under which the row of r is found: the folded slug of a tenant, the id of
-// others.
+// RowID returns the id under which the row of r is found. For a tenant it is the slug in lower case.
+// For other rows it is the id.
 func RowID(r management.Revocation) string {
 	if r.Change().Kind == gateway.ChangeTenant {
 		return sqlstore.Fold(r.ID)
@@ -33,13 +34,13 @@ func RowID(r management.Revocation) string {
 	return r.ID
 }
 
-// SlugOnly reports whether r identifies a tenant only by its slug, because its time of creation is
-// unknown.
+// SlugOnly reports whether r identifies a tenant only by its slug. That is so if the tenant's time of
+// creation is unknown.
 func SlugOnly(r management.Revocation) bool {
 	return r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero()
 }
 
-// unixMicro returns t in Unix microseconds, 0 for the zero time.
+// unixMicro returns t in Unix microseconds, or 0 for the zero time.
 func unixMicro(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -55,8 +56,8 @@ func zeroMicro(at int64) time.Time {
 	return time.UnixMicro(at).UTC()
 }
 
-// RevokeRow applies r to its row. It returns gateway.ErrNotFound if there is no such row. Its SQL
-// works in SQLite only.
+// RevokeRow applies the revocation r to its row. It returns gateway.ErrNotFound if the row does not
+// exist. The SQL of RevokeRow works only in SQLite.
 func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 	key, at := []any{r.Keyspace, RowID(r)}, r.At.UnixMicro()
 	query, args := "", key
@@ -87,8 +88,8 @@ func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 	return err
 }
 
-// StoreRevocation stores k in the table "refused". If the same revocation is stored already, the
-// later decision is kept, and of two ends of a secret the earlier one.
+// StoreRevocation stores k in the table "refused". If the table already has the same revocation, the
+// later decision is kept. If both end a secret, the earlier end is kept.
 func StoreRevocation(t *sqlstore.Tx, k StoredRevocation) error {
 	actor, err := json.Marshal(k.Actor)
 	if err != nil {
@@ -107,7 +108,7 @@ func StoreRevocation(t *sqlstore.Tx, k StoredRevocation) error {
 	return err
 }
 
-// DeleteRevocation deletes a stored revocation, unless it was decided again after r.At.
+// DeleteRevocation deletes a stored revocation. If the revocation was decided again after r.At, it stays.
 func DeleteRevocation(t *sqlstore.Tx, r management.Revocation) error {
 	later := ` AND at <= $5`
 	if r.Action == management.SecretEnded {
@@ -118,8 +119,8 @@ func DeleteRevocation(t *sqlstore.Tx, r management.Revocation) error {
 	return err
 }
 
-// SelectRevocations returns the stored revocations that match a WHERE clause, in the order in
-// which they were stored.
+// SelectRevocations returns the stored revocations that match a WHERE clause. Their order is the order
+// in which they were stored.
 func SelectRevocations(t *sqlstore.Tx, where string, args ...any) (out []StoredRevocation, err error) {
 	err = t.Rows(`SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused `+where+` ORDER BY num`, args,
 		func(rows *sql.Rows) error {
@@ -146,9 +147,9 @@ func (s Source) StoredRevocations(ctx context.Context) (out []StoredRevocation, 
 	return out, err
 }
 
-// RowRevocations calls yield with all revocations that the store's rows show, tenants first,
-// several at a time. yield must not keep the slice. If a row does not hold the time of the
-// decision, At is the time of the row's last update, which is not earlier than the decision.
+// RowRevocations calls yield with all revocations that the store's rows show, several at a time, tenants
+// first. yield must not keep the slice. If a row does not hold the time of the decision, At is the time
+// of the row's last update, which is never earlier than the decision.
 func (s Source) RowRevocations(ctx context.Context, yield func([]management.Revocation) error) error {
 	return s.store.Snapshot(ctx, "reading revocations", func(t *sqlstore.Tx) error {
 		var batch []management.Revocation

@@ -2,9 +2,9 @@
 // sequence, the changes after a position, the whole content as of one moment, and the states of
 // revocations.
 //
-// A copy holds the rows by which keys and management tokens are checked. It is an SQLite file with
-// the same tables, rows and row numbers. It is first copied as a whole (CopyOut), and then follows
-// the change sequence (Delta).
+// A copy holds the rows by which a node checks keys and management tokens. It is an SQLite file with the
+// same tables, rows and row numbers as the primary. A node first copies the whole content (CopyOut), and
+// then applies the change sequence (Delta).
 package replication
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// ErrRewound is returned if the store is not a later state of a position: a backup was restored,
+// ErrRewound is returned if the store has gone back to a state before a position: a backup was restored,
 // or a standby that lagged behind became the primary.
 var ErrRewound = errors.New("the store is an older state of itself, or another store")
 
@@ -29,23 +29,23 @@ var ErrPruned = errors.New("the changes after this position were deleted")
 
 // Origin identifies a store and its epoch.
 type Origin struct {
-	// Store is the store's id; "" if it has none.
+	// Store is the store's id, or "" if the store has none.
 	Store string
 	// Epoch rises with each restored backup.
 	Epoch int64
 }
 
-// Position is a point in a store's change sequence. It holds marks by which a later check finds
-// out whether the store is still a later state of this position.
+// Position is a point in a store's change sequence. It holds marks. A later check uses the marks to find
+// out whether the store is still at this position or after it.
 type Position struct {
 	Origin
 	// Seq is the number of the newest change that the position includes.
 	Seq int64
-	// Mark identifies that change and the newest audit event at that time.
+	// Mark identifies the change numbered Seq, and the newest audit event at the time of that change.
 	Mark string
 }
 
-// Row is one row of a copied table, in the order of the table's columns, with the driver's
+// Row is one row of a copied table, in the order of the table's columns. Its values have the driver's
 // types: int64, string, []byte or nil.
 type Row []any
 
@@ -55,7 +55,7 @@ type Table struct {
 	Columns []string
 }
 
-// These are all copied tables. A test compares the columns with the schema.
+// The variables are all tables that are copied. A test compares their columns with the schema.
 var (
 	TenantRows = &Table{"tenants", strings.Fields(`num keyspace slug folded name plan active rate quota concurrency
 		metadata created_at updated_at deleted_at version credits`)}
@@ -66,10 +66,10 @@ var (
 		expires_at last_used_at last_used_ip`)}
 	TokenRows = &Table{"tokens", strings.Fields(`num id keyspace name scopes tenant digest algorithm prefix last_four
 		created_at created_by created_by_token expires_at last_used_at last_used_ip revoked_at`)}
-	// Only the newest change is copied: it shows how current the copy is.
+	// Only the newest change is copied, because it shows how current the copy is.
 	ChangeRows = &Table{"changes", strings.Fields(`seq kind keyspace id at`)}
 	PepperRows = &Table{"peppers", []string{"id", "check_value"}}
-	// A table only refers to tables before it.
+	// The order matters: a table refers only to tables earlier in the list.
 	Tables = []*Table{TenantRows, KeyRows, SecretRows, TokenRows, PepperRows, ChangeRows}
 )
 
@@ -88,7 +88,7 @@ var (
 	keyID        = KeyRows.Column("id")
 )
 
-// selectFrom returns a query of all columns of the table, without a WHERE clause.
+// selectFrom returns a query that selects all columns of the table, without a WHERE clause.
 func (c *Table) selectFrom() string {
 	return `SELECT c.` + strings.Join(c.Columns, ", c.") + ` FROM ` + c.Name + ` c`
 }
@@ -106,7 +106,7 @@ func (c *Table) Upsert() string {
 		`) ON CONFLICT (` + c.Columns[0] + `) DO UPDATE SET ` + strings.Join(set, ", ")
 }
 
-// scan scans the current row of a query of selectFrom.
+// scan reads the current row of a query that selectFrom returned.
 func (c *Table) scan(rows *sql.Rows) (Row, error) {
 	row := make(Row, len(c.Columns))
 	into := make([]any, len(row))
@@ -116,16 +116,16 @@ func (c *Table) scan(rows *sql.Rows) (Row, error) {
 	return row, rows.Scan(into...)
 }
 
-// Delta holds the changes after From, and the rows they concern. The rows are read as of one
-// moment, which is To or later.
+// Delta holds the changes after the position From, and the rows that the changes concern. The rows are
+// read as of one moment, which is the position To or later.
 type Delta struct {
 	From, To Position
 	Changes  []ChangeAt
-	// More reports whether there may be changes after To.
+	// More reports whether the store may have changes after the position To.
 	More bool
 
-	// These are the present rows that the changes concern, and the ids of keys whose rows are
-	// gone.
+	// Tenants, Keys, Secrets, Tokens and Peppers are the present rows that the changes concern. GoneKeys are
+	// the ids of keys whose rows no longer exist.
 	Tenants, Keys, Secrets, Tokens, Peppers []Row
 
 	GoneKeys []string
@@ -180,7 +180,8 @@ func origin(t *sqlstore.Tx) (o Origin, err error) {
 	return o, err
 }
 
-// mark returns the mark of a position: the marks of the change seq and of the newest audit event.
+// mark returns the mark of a position. It consists of the marks of the change seq and of the newest
+// audit event.
 func mark(t *sqlstore.Tx, seq int64) (string, error) {
 	change, err := changeMark(t, seq)
 	if err != nil {
@@ -195,7 +196,7 @@ func mark(t *sqlstore.Tx, seq int64) (string, error) {
 	return fmt.Sprintf("%s/%d/%x", change, audit, hash), nil
 }
 
-// changeMark returns the mark of a change, "" if the change was pruned.
+// changeMark returns the mark of a change, or "" if the change was deleted because it was old.
 func changeMark(t *sqlstore.Tx, seq int64) (string, error) {
 	var kind, keyspace, id string
 	var at int64
@@ -208,8 +209,8 @@ func changeMark(t *sqlstore.Tx, seq int64) (string, error) {
 
 func markOf(kind string, at int64) string { return kind + "-" + strconv.FormatInt(at, 10) }
 
-// same returns ErrRewound if the store is not a later state of p. Audit events are never deleted,
-// so the check works even after changes were pruned.
+// same returns ErrRewound if the store has gone back to a state before p. The check uses audit events,
+// which are never deleted, so it works even after old changes were deleted.
 func same(t *sqlstore.Tx, p Position) error {
 	o, err := origin(t)
 	if err != nil {
@@ -246,8 +247,9 @@ func same(t *sqlstore.Tx, p Position) error {
 	return err
 }
 
-// Delta returns up to limit changes after from, with the rows they concern. It returns ErrRewound
-// if the store is not a later state of from, and ErrPruned if changes after from were deleted.
+// Delta returns up to limit changes after the position from, with the rows that the changes concern. It
+// returns ErrRewound if the store has gone back to a state before from. It returns ErrPruned if changes
+// after from were deleted.
 func (s Source) Delta(ctx context.Context, from Position, limit int) (d *Delta, err error) {
 	err = s.store.Snapshot(ctx, "reading changes", func(t *sqlstore.Tx) (err error) {
 		d, err = delta(t, from, limit)
@@ -275,7 +277,7 @@ func delta(t *sqlstore.Tx, from Position, limit int) (*Delta, error) {
 		return nil, err
 	}
 	if len(d.Changes) == 0 {
-		// Either there were no changes, or all of them were pruned.
+		// The query found no changes: either there were none, or all of them were deleted because they were old.
 		last, err := t.LastSeq()
 		if err != nil {
 			return nil, err
@@ -297,9 +299,9 @@ func delta(t *sqlstore.Tx, from Position, limit int) (*Delta, error) {
 	return d, changed(t, d)
 }
 
-// Reread returns the present rows of a key or tenant as a delta without changes, whose To has a
-// new mark. By that mark a later check also notices if the store goes back to a state between from
-// and now. Reread returns the same errors as Delta.
+// Reread returns the present rows of a key or tenant, as a delta without changes. The position To of the
+// delta has a new mark. With that mark, a later check also notices if the store goes back to a state
+// between from and now. Reread returns the same errors as Delta.
 func (s Source) Reread(ctx context.Context, from Position, c gateway.Change) (d *Delta, err error) {
 	err = s.store.Snapshot(ctx, "reading changes", func(t *sqlstore.Tx) error {
 		if err := same(t, from); err != nil {
@@ -356,7 +358,7 @@ func changed(t *sqlstore.Tx, d *Delta) error {
 	if err := copyIn(t, SecretRows, "key_num", nums, &d.Secrets); err != nil {
 		return err
 	}
-	// A key needs its tenant's row, whose own change may come in a later delta.
+	// A key needs its tenant's row in the copy, and the tenant's own change may come in a later delta.
 	for _, row := range d.Tenants {
 		delete(owners, row[0])
 	}
@@ -374,7 +376,7 @@ func list[T comparable](set map[T]bool) []T {
 	return out
 }
 
-// copyIn reads the rows that have one of the values in a column, and appends them to into.
+// copyIn reads the rows of a table whose column has one of the values, and appends them to into.
 func copyIn[T any](t *sqlstore.Tx, c *Table, column string, values []T, into *[]Row) error {
 	return sqlstore.Chunks(values, func(values []T) error {
 		cond, args := sqlstore.In(nil, values)
@@ -390,12 +392,12 @@ func copyRows(t *sqlstore.Tx, c *Table, where string, args []any, into *[]Row) e
 	})
 }
 
-// exportRows limits the rows that CopyOut passes to write at once.
+// exportRows limits the rows that CopyOut passes to its function write at once.
 const exportRows = 2000
 
-// CopyOut passes all rows of a copy, as of one moment, to its functions: begin gets the position,
-// then write gets up to exportRows rows of one table at a time. After a lost connection it may
-// start again with begin. CopyOut blocks until all rows are read, and blocks no other call.
+// CopyOut passes all rows that a copy needs, as of one moment, to two functions. begin gets the position.
+// Then write gets up to exportRows rows of one table at a time. After a lost connection CopyOut may start
+// again with begin. CopyOut blocks until all rows are read, and blocks no other call.
 func (s Source) CopyOut(ctx context.Context, begin func(Position) error, write func(table string, rows []Row) error) error {
 	return s.store.Snapshot(ctx, "copying the store", func(t *sqlstore.Tx) error {
 		p, err := position(t)

@@ -1,12 +1,12 @@
 // Package revocations carries revocations between the gateways of a cluster while the database is
-// unreachable. It uses the Redis that counts their limits.
+// unreachable. It uses the same Redis in which the gateways count limits.
 //
-// Each store has one Redis stream. An entry stays until the revocation is in the database, so a
-// gateway that lost its connection to Redis or starts later still reads it. Each entry is
-// authenticated with a key that is derived from data in the store. Entries of other programs and
-// other stores are rejected. Someone who can write to Redis can therefore only repeat or remove a
-// revocation: no entry makes a gateway accept a key. An entry holds ids of keys and tenants and
-// the actor of the revocation, but no secret.
+// Each store has one Redis stream. An entry stays until the revocation is in the database, so a gateway
+// that lost its connection to Redis or starts later still reads the entry. Each entry is authenticated
+// with a key that is derived from data in the store. A gateway rejects entries of other programs and
+// other stores. So an attacker who can write to Redis can only repeat or remove a revocation: no entry
+// makes a gateway accept a key. An entry holds ids of keys and tenants and the actor of the revocation,
+// but no secret.
 package revocations
 
 import (
@@ -29,21 +29,21 @@ import (
 )
 
 const (
-	// MaxAge is the age at which Redis drops an entry that was not retracted. A revocation that is
-	// still pending is published again before.
+	// MaxAge is the age at which Redis drops an entry that no gateway retracted. A gateway with a pending
+	// revocation publishes it again before that age.
 	MaxAge = 24 * time.Hour
-	// maxEntries bounds the number of published revocations.
+	// maxEntries bounds the number of revocations in a Redis stream.
 	maxEntries = 100_000
-	// readBatch limits the entries of one read.
+	// readBatch limits the entries that one read of the Redis stream returns.
 	readBatch = 500
-	// readWait is how long one read waits for a new entry.
+	// readWait is how long one read of the Redis stream waits for a new entry.
 	readWait = time.Second
 	// answerTimeout is how long Redis may take to answer, in addition to readWait.
 	answerTimeout = 2 * time.Second
-	// publishTimeout bounds publishing one entry, since the request that revokes waits for it.
+	// publishTimeout bounds the publication of one entry, because the request that revokes waits for it.
 	publishTimeout = time.Second
-	// rereadInterval is how often the whole stream is read again. Redis may lose entries while the
-	// connection stays: for instance if a Cluster promotes a replica that has not received all
+	// rereadInterval is how often a gateway reads the whole stream again. Redis may lose entries while the
+	// connection stays open, for instance if a Redis Cluster promotes a replica that has not received all
 	// entries.
 	rereadInterval = 15 * time.Second
 )
@@ -54,22 +54,23 @@ type Connection interface {
 	Client() (rueidis.Client, error)
 }
 
-// Broadcaster implements replica.Broadcaster through Redis. Use New to create one. Safe for
-// concurrent use.
+// Broadcaster implements replica.Broadcaster through Redis. New creates a Broadcaster. A Broadcaster is
+// safe for concurrent use.
 type Broadcaster struct {
 	redis       Connection
 	log         *slog.Logger
-	rereadEvery time.Duration // rereadInterval, less in tests
+	rereadEvery time.Duration // It is rereadInterval outside tests, and shorter in tests.
 
 	mu sync.Mutex
 	// store is the id of the store that all entries belong to.
 	store string
-	// entries are the known entries of the stream. A key usually has one. n counts all of them.
+	// entries are the known entries of the stream, by revocation. A revocation usually has one entry. n is
+	// the number of all entries.
 	entries map[entryKey][]*entry
 	n       int
 	// retracted are the entries that must be removed from the stream.
 	retracted map[*entry]entryKey
-	// pass counts the reads of the whole stream.
+	// pass counts how often the whole stream was read.
 	pass int64
 
 	published, received, rejected atomic.Int64
@@ -77,29 +78,29 @@ type Broadcaster struct {
 
 var _ replica.Broadcaster = (*Broadcaster)(nil)
 
-// entryKey identifies a revocation, apart from its time.
+// entryKey identifies a revocation by its action, keyspace and id, without its time.
 type entryKey struct{ action, keyspace, id string }
 
 func entryKeyOf(r management.Revocation) entryKey { return entryKey{r.Action, r.Keyspace, r.ID} }
 
-// entry is a revocation that was published or received.
+// entry is a revocation that this gateway published or received.
 type entry struct {
 	text string
-	// decided is the time of the revocation.
+	// decided is the time at which the revocation was decided.
 	decided time.Time
-	// ids are the ids of the stream's entries with this text, each with whether it was received.
-	// There are several if the revocation was published again.
+	// ids are the ids of the stream's entries with the same text. The value reports whether this gateway
+	// received the entry. There are several ids if the revocation was published again.
 	ids map[string]bool
-	// at is when the entry was published or received. seen is the last pass in which it was in the
-	// stream.
+	// at is when this gateway published or received the entry. seen is the number of the last read of the
+	// whole stream that contained the entry.
 	at   time.Time
 	seen int64
 	// retracted reports whether the entry must be removed from the stream.
 	retracted bool
 }
 
-// New returns a broadcaster that uses a connection. It does not close the connection. A nil log
-// means slog.Default.
+// New returns a broadcaster that uses a connection to Redis. The broadcaster does not close the
+// connection. A nil log means slog.Default.
 func New(c Connection, log *slog.Logger) *Broadcaster {
 	if log == nil {
 		log = slog.Default()
@@ -109,8 +110,8 @@ func New(c Connection, log *slog.Logger) *Broadcaster {
 	return b
 }
 
-// streamKey returns the Redis key of a store's stream. As it is a single key, a Redis Cluster
-// keeps the stream on one server.
+// streamKey returns the Redis key of a store's stream. A Redis Cluster keeps the stream on one server,
+// because the stream has a single key.
 func streamKey(k replica.ClusterID) string { return redis.KeyPrefix + "{refused:" + k.Store + "}" }
 
 // Publish implements replica.Broadcaster.
@@ -144,9 +145,8 @@ func (b *Broadcaster) Publish(ctx context.Context, cluster replica.ClusterID, r 
 	return nil
 }
 
-// prepare returns the entry that a revocation replaces, or an empty entry if there is none. It
-// returns nil if the revocation need not be published, since it was published or received
-// recently.
+// prepare returns the entry that a revocation replaces, or an empty entry if there is none. It returns
+// nil if the revocation need not be published, because it was published or received recently.
 func (b *Broadcaster) prepare(cluster replica.ClusterID, r management.Revocation, text string) (*entry, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -165,7 +165,7 @@ func (b *Broadcaster) prepare(cluster replica.ClusterID, r management.Revocation
 	return e, nil
 }
 
-// find returns the entry with a text, nil if there is none. b.mu is held, as it is for remove.
+// find returns the entry with a text, or nil if there is none. The caller of find or remove holds b.mu.
 func (b *Broadcaster) find(k entryKey, text string) *entry {
 	for _, e := range b.entries[k] {
 		if e.text == text {
@@ -186,8 +186,8 @@ func (b *Broadcaster) remove(k entryKey, e *entry) {
 	}
 }
 
-// expire drops entries that are older than MaxAge, by the clock of Redis, which id holds. It
-// ignores errors, since the next publication does the same.
+// expire drops entries that are older than MaxAge. The clock is that of Redis, whose time the entry id
+// holds. expire ignores errors, because the next publication drops old entries too.
 func (b *Broadcaster) expire(ctx context.Context, client rueidis.Client, stream, id string) {
 	ms, _, _ := strings.Cut(id, "-")
 	now, err := strconv.ParseInt(ms, 10, 64)
@@ -199,20 +199,21 @@ func (b *Broadcaster) expire(ctx context.Context, client rueidis.Client, stream,
 		client.B().Xtrim().Key(stream).Minid().Threshold(strconv.FormatInt(max(now-MaxAge.Milliseconds(), 0), 10)).Build())
 }
 
-// useStore drops all entries if they belong to another store. b.mu is held.
+// useStore drops all entries if they belong to another store. The caller holds b.mu.
 func (b *Broadcaster) useStore(cluster replica.ClusterID) {
 	if b.store != cluster.Store {
 		b.reset(cluster)
 	}
 }
 
-// reset drops all entries and sets the store. b.mu is held.
+// reset drops all entries and sets the store. The caller holds b.mu.
 func (b *Broadcaster) reset(cluster replica.ClusterID) {
 	b.store, b.entries, b.n, b.retracted = cluster.Store, map[entryKey][]*entry{}, 0, map[*entry]entryKey{}
 }
 
-// record records that the stream's entry id holds a revocation. received reports whether it was
-// read from the stream rather than published. record returns whether it had been received before.
+// record records that the stream's entry id holds a revocation. received is true if the entry was read
+// from the stream, and false if this gateway published it. record returns whether the revocation had
+// been received before.
 func (b *Broadcaster) record(cluster replica.ClusterID, text string, r management.Revocation, id string, received bool) (before bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -232,8 +233,8 @@ func (b *Broadcaster) record(cluster replica.ClusterID, text string, r managemen
 	return before
 }
 
-// dropUnseen drops the entries that were not in the stream when it was last read as a whole. A
-// node on which such a revocation is pending publishes it again.
+// dropUnseen drops the entries that the last read of the whole stream did not contain. A node on which
+// such a revocation is still pending publishes it again.
 func (b *Broadcaster) dropUnseen() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -246,8 +247,8 @@ func (b *Broadcaster) dropUnseen() {
 	}
 }
 
-// Retract implements replica.Broadcaster. The running Subscribe removes the entries within about a
-// second.
+// Retract implements replica.Broadcaster. The running Subscribe removes the entries from Redis within
+// about a second.
 func (b *Broadcaster) Retract(cluster replica.ClusterID, r management.Revocation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -287,8 +288,9 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 	}
 }
 
-// readAll reads the whole stream, and then new entries for rereadEvery. It calls f with the
-// revocations that were not received before. first makes it call f even if the stream holds none.
+// readAll reads the whole stream, and then new entries for the time rereadEvery. It calls f with the
+// revocations that were not received before. If first is true, readAll calls f even if the stream holds
+// no revocation.
 func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluster replica.ClusterID, first bool, f func([]management.Revocation) error, reject func(rueidis.XRangeEntry, error)) error {
 	b.mu.Lock()
 	b.pass++
@@ -307,7 +309,7 @@ func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluste
 			case err == nil && !b.record(cluster, e.FieldValues[textField], r, e.ID, true):
 				b.received.Add(1)
 				list = append(list, r)
-			case err != nil && (first || wait > 0): // When the stream is read again, invalid entries were reported before.
+			case err != nil && (first || wait > 0): // When the whole stream is read again, its invalid entries are not reported a second time.
 				reject(e, err)
 			}
 		}
@@ -327,8 +329,8 @@ func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluste
 	return nil
 }
 
-// read returns up to readBatch entries after from. With wait above 0 it waits that long for one.
-// It also returns when ctx ends.
+// read returns up to readBatch entries of the stream after the id from. If wait is above 0, read waits
+// that long for a new entry. It also returns when ctx ends.
 func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, from string, wait time.Duration) ([]rueidis.XRangeEntry, error) {
 	type answer struct {
 		entries []rueidis.XRangeEntry
@@ -336,7 +338,7 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		// The read has its own timeout, since a blocking read does not end with ctx.
+		// The read has its own timeout, because a blocking read of Redis does not end with ctx.
 		short, cancel := context.WithTimeout(context.Background(), wait+answerTimeout)
 		defer cancel()
 		read := client.B().Xread().Count(readBatch)
@@ -348,7 +350,7 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 		}
 		streams, err := client.Do(short, cmd).AsXRead()
 		if rueidis.IsRedisNil(err) {
-			err = nil // there is no new entry
+			err = nil // Redis answered that the stream has no new entry.
 		}
 		answers <- answer{streams[stream], err}
 	}()
@@ -395,7 +397,7 @@ func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client
 
 // Stats counts a broadcaster's revocations since its start.
 type Stats struct {
-	// Published and Received count revocations; a broadcaster also receives its own. Rejected
+	// Published and Received count revocations. A broadcaster also receives its own revocations. Rejected
 	// counts entries that no gateway of this store wrote.
 	Published, Received, Rejected int64
 }

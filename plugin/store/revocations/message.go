@@ -13,8 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// These are the fields of a stream's entry: the revocation as JSON, and the HMAC-SHA-256 of that
-// text under the cluster's key (RFC 2104), in base64url.
+// A stream's entry has two fields: the revocation as JSON, and the HMAC-SHA-256 (RFC 2104) of the JSON
+// text under the cluster's key, in base64url.
 const (
 	textField = "refusal"
 	sealField = "seal"
@@ -23,13 +23,12 @@ const (
 // maxMessage is the greatest length of a revocation's JSON, in bytes.
 const maxMessage = 16 << 10
 
-// message is the JSON form of a revocation. Encoding the same revocation always gives the same
-// text.
+// message is the JSON form of a revocation. The same revocation always gives the same text.
 type message struct {
 	Action   string           `json:"action"`
 	Keyspace string           `json:"keyspace"`
 	ID       string           `json:"id"`
-	At       int64            `json:"at"` // Unix microseconds
+	At       int64            `json:"at"` // At is the time of the decision in Unix microseconds.
 	Actor    management.Actor `json:"actor"`
 }
 

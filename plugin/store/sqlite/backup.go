@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// Backup writes the database as of one moment to a new file, which only its owner may read, and
-// returns its size in bytes. The file must not exist; after an error it does not exist either. A
-// crash meanwhile leaves an empty file.
+// Backup writes the database as of one moment to a new file, and returns the file's size in bytes. Only
+// the file's owner may read it. The file must not exist before. After an error the file does not exist
+// either. If the process crashes during Backup, an empty file remains.
 //
-// Backup blocks until all of the database is read and written. Writers continue meanwhile, and
-// their changes stay in the write-ahead log. All changes committed before the call are in the
-// backup (https://www.sqlite.org/lang_vacuum.html#vacuum_with_an_into_clause).
+// Backup blocks until it has read and written all of the database. Writers continue meanwhile, and their
+// changes stay in the write-ahead log. All changes committed before the call are in the backup
+// (https://www.sqlite.org/lang_vacuum.html#vacuum_with_an_into_clause).
 func (s *Store) Backup(ctx context.Context, file string) (size int64, err error) {
 	file, err = filepath.Abs(file)
 	if err != nil {
@@ -32,14 +32,14 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	defer cancel()
 	go func() {
 		select {
-		case <-db.Stop: // the database is being closed
+		case <-db.Stop: // The store is closing the database.
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
 
-	// The empty file reserves the name: no existing file is overwritten, and no one sees half a
-	// backup under this name.
+	// The empty file reserves the name: Backup overwrites no existing file, and no reader sees half a backup
+	// under this name.
 	if err := CreatePrivate(file); err != nil {
 		return 0, fmt.Errorf("backing up to a new file: %w", err)
 	}
@@ -48,16 +48,16 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 			os.Remove(file)
 		}
 	}()
-	// SQLite writes into an existing empty file and keeps its mode, which is 0600.
+	// SQLite accepts an existing empty file as the backup and keeps its mode, which is 0600.
 	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".partial-")
 	if err != nil {
 		return 0, fmt.Errorf("backing up: %w", err)
 	}
 	partial := f.Name()
 	f.Close()
-	defer os.Remove(partial) // in case it was not renamed
-	// This error gets no explanation of a database error, since its cause is more likely the
-	// backup's disk.
+	defer os.Remove(partial) // Remove deletes the partial file if Backup did not rename it.
+	// The error of VACUUM INTO is not explained as an error of the database, because its cause is more
+	// likely the disk of the backup.
 	if _, err := db.Read.ExecContext(ctx, `VACUUM INTO $1`, partial); err != nil {
 		return 0, fmt.Errorf("backing up %s to %s: %w", s.Identity(), file, err)
 	}
@@ -82,8 +82,8 @@ func CreatePrivate(file string) error {
 	return f.Close()
 }
 
-// SyncFile syncs a file to the disk and returns its size. The file must not be an open database:
-// closing it would drop SQLite's locks.
+// SyncFile syncs a file to the disk and returns its size. The file must not be an open database,
+// because closing it would drop SQLite's locks.
 func SyncFile(file string) (int64, error) {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {

@@ -12,13 +12,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Dialect describes SQLite.
+// Dialect describes the SQL of SQLite for package sqlstore.
 var Dialect = &sqlstore.Dialect{
 	Name: "sqlite",
 	Types: strings.NewReplacer(
 		"$SERIAL", "INTEGER PRIMARY KEY",
 		"$BYTES", "BLOB",
-		// WITHOUT ROWID stores the rows in the tree of the primary key.
+		// WITHOUT ROWID makes SQLite store the rows in the tree of the primary key.
 		"$COMPACT", "WITHOUT ROWID",
 	),
 	Tables:   `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`,
@@ -33,11 +33,11 @@ var (
 	errReplaced = errors.New("the database file was replaced by another")
 )
 
-// explain returns a driver's error with its meaning and remedy.
+// explain returns a driver's error with its meaning and how to solve the problem.
 func explain(doing, path string, err error) error { return Dialect.Explain(doing, path, err) }
 
-// remedy explains an SQLite error of the database at path and how to solve the problem. It returns
-// "" for other errors.
+// remedy explains an SQLite error of the database at path and how to solve the problem. It returns ""
+// for errors of other kinds.
 func remedy(path string, err error) string {
 	switch {
 	case errors.Is(err, errRemoved):
@@ -64,7 +64,7 @@ func remedy(path string, err error) string {
 	return ""
 }
 
-// primary returns the primary result code of an SQLite error, 0 for other errors.
+// primary returns the primary result code of an SQLite error, or 0 for an error of another kind.
 // https://www.sqlite.org/rescode.html
 func primary(err error) int {
 	var e *sqlite.Error
@@ -74,9 +74,9 @@ func primary(err error) int {
 	return 0
 }
 
-// reopens reports whether new connections may solve err. SQLite does not recover by itself after a
-// damaged file was restored, a file was replaced, or a disk was unmounted, since its connections
-// keep cached pages and open files.
+// reopens reports whether new connections may solve the error err. SQLite does not recover by itself
+// after a damaged file was restored, a file was replaced, or a disk was unmounted, because its
+// connections keep cached pages and open files.
 func reopens(err error) bool {
 	if errors.Is(err, errReplaced) {
 		return true
@@ -86,15 +86,15 @@ func reopens(err error) bool {
 		sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL:
 		return true
 	case sqlite3.SQLITE_ERROR:
-		// All SQL here is valid for our schema. A statement that can't be compiled therefore means
-		// that the file was emptied or overwritten.
+		// All SQL statements of this program are valid for its schema. If SQLite can't compile a statement, the
+		// file was emptied or overwritten.
 		return true
 	}
 	return false
 }
 
-// Damaged reports whether err means that the file is missing or has wrong content. Errors that may
-// pass by themselves, such as a lock, are not among these.
+// Damaged reports whether err means that the file is missing or has wrong content. Damaged returns false
+// for errors that may pass by themselves, such as a lock.
 func Damaged(err error) bool {
 	if errors.Is(err, errRemoved) || errors.Is(err, errReplaced) {
 		return true

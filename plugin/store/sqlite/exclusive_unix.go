@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// These are the bytes of a database file that SQLite locks. In WAL mode a process holds a shared
-// lock on some of them for as long as it has the database open
+// The constants are the bytes of a database file that SQLite locks. In WAL mode a process holds a
+// shared lock on some of these bytes for as long as the process has the database open
 // (https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE).
 const (
 	lockStart  = 0x40000000
@@ -19,7 +19,7 @@ const (
 )
 
 // lockDatabase locks the database against all use until f is closed. It fails if a process has the
-// database open. It uses the system's locks instead of SQLite's functions, which can't lock a
+// database open. It uses the locks of the operating system, because SQLite's functions can't lock a
 // damaged file.
 func lockDatabase(f *os.File) error {
 	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart, Start: lockStart, Len: lockLength}
@@ -33,7 +33,7 @@ func lockDatabase(f *os.File) error {
 	return nil
 }
 
-// chownLike gives f the owner of another file if this process runs as root. Otherwise it does
+// chownLike gives f the owner of the file other if this process runs as root. If not, chownLike does
 // nothing.
 func chownLike(f *os.File, other os.FileInfo) error {
 	stat, ok := other.Sys().(*syscall.Stat_t)
@@ -43,7 +43,7 @@ func chownLike(f *os.File, other os.FileInfo) error {
 	return f.Chown(int(stat.Uid), int(stat.Gid))
 }
 
-// SyncDir syncs a directory to the disk, so that a rename in it survives a crash.
+// SyncDir syncs a directory to the disk, so that a rename in the directory survives a crash.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

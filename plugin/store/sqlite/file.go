@@ -19,66 +19,65 @@ import (
 )
 
 const (
-	// readers limits how many reads run at once. More would only help while reads wait for the
-	// disk, and each has a page cache of its own.
+	// readers limits how many reads run at once. More readers would only help while reads wait for the
+	// disk, and each reader needs memory for a page cache of its own.
 	readers = 6
-	// readerCacheKiB is the page cache of a reading connection. It holds the upper levels of the
-	// indexes of a million keys. Other pages come from the system's cache, in one or two
-	// microseconds each.
+	// readerCacheKiB is the size of a reading connection's page cache, in KiB. The cache holds the upper
+	// levels of the indexes of a million keys. Other pages come from the operating system's cache, in one
+	// or two microseconds each.
 	readerCacheKiB = 2 << 10
-	// journalLimit is the size to which SQLite truncates the write-ahead log after it grew larger.
+	// journalLimit is the size, in bytes, to which SQLite truncates the write-ahead log after it grew larger.
 	journalLimit = 64 << 20
 )
 
-// file is an opened database: its connections, and the identity of the files that they were opened
-// on.
+// file is an opened database: its connections, and the identity of the files on which they were opened.
 //
-// While a database is open, no code here opens its file, -wal or -shm directly: closing any
-// descriptor of a file drops all POSIX locks of the process on it, SQLite's among them
-// (https://www.sqlite.org/howtocorrupt.html, 2.2).
+// While a database is open, this package opens none of its files (database, -wal, -shm) directly.
+// Closing any descriptor of a file drops all POSIX locks that the process holds on the file, including
+// SQLite's locks (https://www.sqlite.org/howtocorrupt.html, 2.2).
 type file struct {
 	path string
 	sqlstore.Conns
-	// write has a single connection, so that writers wait in Go, where their contexts can end the
-	// wait, instead of polling SQLite's lock.
+	// write has a single connection, so that writers wait in Go instead of polling SQLite's lock. A wait in
+	// Go ends when the writer's context ends.
 	write *sql.DB
-	// watch has a single connection, watchConn: the values of PRAGMA data_version can only be
-	// compared on the same connection.
+	// watch has a single connection, watchConn, because values of PRAGMA data_version can be compared only
+	// on the same connection.
 	watch     *sql.DB
 	watchConn *sql.Conn
 
 	main, wal os.FileInfo
 
-	// These are guarded by database.mu.
+	// database.mu guards users and retired.
 	users   int
 	retired bool
-	// drained is closed when the file is retired and no call uses it any more.
+	// drained is closed when the file is retired and its last call has ended.
 	drained chan struct{}
 }
 
-// dsn returns the URI of the database at path, which is absolute. Parameters that begin with an
-// underscore are the driver's, all others SQLite's.
+// dsn returns the URI of the database at path, which must be absolute. Parameters that begin with an
+// underscore are for the driver. All other parameters are for SQLite.
 func dsn(path string, params url.Values) string {
 	path = filepath.ToSlash(path)
 	if !strings.HasPrefix(path, "/") {
-		path = "/" + path // path begins with a drive letter
+		path = "/" + path // A path of Windows begins with a drive letter and needs a slash in front.
 	}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + params.Encode()
 }
 
-// prepareFile creates the database file if it does not exist and create is true. Only its owner
-// may read it. It warns if others may read an existing file. SQLite gives -wal and -shm the mode
-// of the database.
+// prepareFile creates the database file if the file does not exist and create is true. Only the file's
+// owner may read it. prepareFile warns if other users may read an existing file. SQLite gives the -wal
+// and -shm files the mode of the database.
 func prepareFile(path string, create bool, log *slog.Logger) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !create {
 			return errRemoved
 		}
-		// O_EXCL makes sure that the file is new: closing it then can't drop any lock.
+		// O_EXCL ensures that the file is new, so closing it can't drop any lock.
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if errors.Is(err, fs.ErrExist) {
-			return nil // another process was faster
+			return nil // Another process has created the file first.
 		}
 		if err != nil {
 			return err
@@ -100,8 +99,8 @@ func prepareFile(path string, create bool, log *slog.Logger) error {
 	return nil
 }
 
-// openFile opens the database at path, which is absolute, and migrates it. If create is false, a
-// missing or empty file is an error.
+// openFile opens the database at path, which must be absolute, and migrates its schema. If create is
+// false, a missing or empty file is an error.
 func openFile(ctx context.Context, path string, create bool, busy time.Duration, log *slog.Logger) (_ *file, err error) {
 	if err := prepareFile(path, create, log); err != nil {
 		return nil, err
@@ -125,7 +124,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		}
 		return v
 	}
-	// With mode=rw SQLite does not create a new, empty database if the file is gone.
+	// With mode=rw SQLite does not create a new, empty database if the file no longer exists.
 	if f.write, err = sql.Open(driverName, dsn(path, common("mode", "rw",
 		"_journal_mode", "WAL", "_synchronous", "FULL", "_txlock", "immediate",
 		"_pragma", fmt.Sprintf("journal_size_limit(%d)", journalLimit)))); err != nil {
@@ -133,8 +132,8 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	}
 	f.write.SetMaxOpenConns(1)
 
-	// SQLite does not wait for its lock while it changes an empty database to WAL mode, so this
-	// loop waits for other processes that do the same.
+	// SQLite does not wait for its lock while it changes an empty database to WAL mode. So the loop waits
+	// while another process changes the same database.
 	var applied int
 	for deadline := time.Now().Add(busy); ; {
 		applied, err = sqlstore.Migrate(ctx, f.write, Dialect, create)
@@ -181,8 +180,9 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	return f, nil
 }
 
-// inPlace returns nil if the paths still lead to the open files. SQLite would go on using files
-// that were removed or renamed, and its commits would be lost. inPlace takes two system calls.
+// inPlace returns nil if the paths of the database still lead to the open files. SQLite would continue
+// to use files that were removed or renamed, and its commits would be lost. inPlace makes two system
+// calls.
 func (f *file) inPlace() error {
 	info, err := os.Stat(f.path)
 	switch {
@@ -194,14 +194,14 @@ func (f *file) inPlace() error {
 		return errReplaced
 	}
 	if info, err = os.Stat(f.path + "-wal"); err != nil || !os.SameFile(info, f.wal) {
-		// The write-ahead log was removed. Closing writes its content to the database.
+		// The write-ahead log was removed. Closing the database writes the log's content to the database.
 		return errReplaced
 	}
 	return nil
 }
 
-// close closes all connections. The writing one comes last, since only it may move the write-ahead
-// log into the database.
+// close closes all connections. It closes the writing connection last, because only that connection
+// may move the write-ahead log into the database.
 func (f *file) close() {
 	if f.watchConn != nil {
 		f.watchConn.Close()
@@ -213,9 +213,9 @@ func (f *file) close() {
 	}
 }
 
-// discardLog renames the write-ahead log and removes the shared memory of a database that was
-// replaced, after its connections were closed. Otherwise SQLite would apply the former database's
-// last transactions to the new one. It does not touch a log that came with the new database.
+// discardLog renames the write-ahead log and removes the shared memory of a database that was replaced.
+// The connections must be closed before. Otherwise SQLite would apply the former database's last
+// transactions to the new one. discardLog leaves a log that came with the new database.
 func (f *file) discardLog(log *slog.Logger) {
 	info, err := os.Stat(f.path)
 	if err != nil || f.main == nil || os.SameFile(info, f.main) {
@@ -234,8 +234,8 @@ func (f *file) discardLog(log *slog.Logger) {
 	log.Warn("the database file was replaced: the write-ahead log of the replaced file was renamed and not applied", "path", f.path, "log", aside)
 }
 
-// Remove removes the files of a database that is not open. It returns the first error, but none
-// for missing files.
+// Remove removes the files of a database that is not open. It returns the first error. A missing file
+// is no error.
 func Remove(path string) error {
 	var first error
 	for _, ext := range []string{"-wal", "-shm", "-journal", ""} {
@@ -246,7 +246,7 @@ func Remove(path string) error {
 	return first
 }
 
-// OpenDB opens the file at path, which is absolute. params are parameters of SQLite and of the
+// OpenDB opens the file at path, which must be absolute. params are parameters of SQLite and of the
 // driver.
 func OpenDB(path string, params url.Values) (*sql.DB, error) {
 	return sql.Open(driverName, dsn(path, params))

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// mountEscapes undoes the kernel's escapes of spaces and backslashes in mountinfo
+// mountEscapes undoes the kernel's escapes of spaces and backslashes in the file mountinfo
 // (proc_pid_mountinfo(5)).
 var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // checkMount rejects a database file that is itself a mount point, such as a single file that is
-// bind-mounted into a container. Its write-ahead log is then in the container's file system. If
-// the container is deleted, all changes since the last checkpoint are lost; in a small database
-// these are all changes. path is absolute and has no symbolic links. checkMount returns nil if the
-// mounts can't be read.
+// bind-mounted into a container. The write-ahead log of such a file is in the container's file system.
+// If the container is deleted, all changes since the last checkpoint of the log are lost. In a small
+// database all changes are lost. path must be absolute, without symbolic links. checkMount returns nil
+// if it can't read the mounts.
 func checkMount(path string) error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -23,7 +23,8 @@ func checkMount(path string) error {
 	return mountedAlone(string(mounts), path)
 }
 
-// mountedAlone is checkMount for the given text of mountinfo.
+// mountedAlone returns an error if path is itself a mount point according to mounts, the text of the
+// file mountinfo.
 func mountedAlone(mounts, path string) error {
 	for line := range strings.Lines(mounts) {
 		fields := strings.Fields(line)

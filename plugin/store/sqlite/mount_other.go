@@ -2,5 +2,5 @@
 
 package sqlite
 
-// checkMount returns nil, since only Linux can mount single files.
+// checkMount returns nil, because only Linux can mount single files.
 func checkMount(string) error { return nil }

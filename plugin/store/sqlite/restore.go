@@ -17,13 +17,13 @@ import (
 
 // Restored is the result of Restore.
 type Restored struct {
-	// Aside is the new path of the former database, "" if there was none.
+	// Aside is the new path of the former database, or "" if there was none.
 	Aside string
-	// Revocations counts the revocations of the former database that were written to the copy of
-	// the backup.
+	// Revocations counts the former database's revocations that Restore wrote to the copy of the backup.
 	Revocations int
 	// Unread is the reason why the former database could not be read completely. Then some or all
-	// revocations since the backup are lost. nil if it was read, did not exist, or keep was nil.
+	// revocations made after the backup are lost. Unread is nil if the database was read or did not exist,
+	// or if keep was nil.
 	Unread error
 }
 
@@ -31,18 +31,18 @@ type Restored struct {
 type RevocationWriter func(ctx context.Context, s *Store, r management.Revocation) error
 
 // Restore replaces the database at path, which may be missing or damaged, by a backup. The backup
-// itself stays unchanged. Restore copies it, checks and migrates the copy, passes the copy to
-// check, and puts it in place. Until then nothing is changed. The former database and its
-// write-ahead log are renamed.
+// itself stays unchanged. Restore copies the backup, checks and migrates the copy, passes the copy to
+// check, and moves the copy to path. Restore changes nothing at path before that move. Restore renames
+// the former database and its write-ahead log.
 //
-// keep writes those revocations of the former database to the copy that the backup lacks: revoked,
-// disabled and deleted keys, suspended and deleted tenants, and ended secrets and management
-// tokens. Revocations without a row in the backup are stored, in case a later backup is restored.
-// All sessions of the console end. With keep nil, the content is the backup's. The epoch rises in
-// any case.
+// Restore calls keep to write those revocations of the former database that the backup lacks to the
+// copy: revoked, disabled and deleted keys, suspended and deleted tenants, and ended secrets and
+// management tokens. Revocations without a row in the backup are stored, in case a later backup is
+// restored. All sessions of the console end. If keep is nil, the content is the backup's. The epoch
+// rises in any case.
 //
-// No process may have the database at path open: Restore detects other processes by their locks,
-// but not its own process. It blocks until both databases are read.
+// No process may have the database at path open. Restore detects other processes by their locks, but
+// does not detect its own process. Restore blocks until it has read both databases.
 func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep RevocationWriter) (done Restored, err error) {
 	id, err := Identity(path)
 	if err != nil {
@@ -59,7 +59,7 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 	if err != nil {
 		return done, fmt.Errorf("copying the backup: %w", err)
 	}
-	defer Remove(copied) // in case it was not put in place
+	defer Remove(copied) // Remove deletes the copy if Restore did not move it to the database's path.
 	if err := checkCopy(ctx, copied, logger, check); err != nil {
 		return done, fmt.Errorf("the backup %s can't be used: %w", backup, err)
 	}
@@ -74,8 +74,8 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 	return done, nil
 }
 
-// lockOut locks the database until f is closed, and fails if a process has it open. If there is no
-// database, lockOut locks nothing and returns nil for both.
+// lockOut locks the database until f is closed, and fails if a process has the database open. If the
+// database does not exist, lockOut locks nothing and returns nil for f and old.
 func lockOut(path string) (f *os.File, old os.FileInfo, err error) {
 	f, err = os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +117,7 @@ func copyBackup(backup, id string, old os.FileInfo) (copied string, err error) {
 	if wal, err := os.Stat(backup + "-wal"); err == nil && wal.Size() > 0 {
 		return "", fmt.Errorf("%s has a write-ahead log next to it: it is a database in use or a copy of one, not a backup", backup)
 	}
-	to, err := os.CreateTemp(filepath.Dir(id), filepath.Base(id)+".restoring-") // mode 0600
+	to, err := os.CreateTemp(filepath.Dir(id), filepath.Base(id)+".restoring-") // os.CreateTemp creates the file with mode 0600.
 	if err != nil {
 		return "", err
 	}
@@ -165,20 +165,22 @@ func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check fu
 	return closeWhole(s, copied)
 }
 
-// closeWhole closes a database whose main file is then used without its write-ahead log.
+// closeWhole closes a database so that its main file holds everything. The caller then uses the main
+// file without the write-ahead log.
 func closeWhole(s *Store, file string) error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	// Closing normally moves the log into the database. Only the database file is put in place.
+	// Closing normally moves the write-ahead log into the database. A log that is left is an error, because
+	// only the database file is moved to the final path.
 	if wal, err := os.Stat(file + "-wal"); err == nil && wal.Size() > 0 {
 		return errors.New("its write-ahead log could not be moved into the database file")
 	}
 	return nil
 }
 
-// swap renames the database at id to aside, if it exists, and copied to id. If a step fails, swap
-// undoes the others.
+// swap renames the database at id to aside, if the database exists, and then renames copied to id. If a
+// step fails, swap undoes the earlier steps.
 func swap(id, copied, aside string, exists bool) (err error) {
 	var undo []func()
 	defer func() {
@@ -190,14 +192,14 @@ func swap(id, copied, aside string, exists bool) (err error) {
 		}
 	}()
 	if exists {
-		// The link gives the old database a second name. So there is always a database at id, and
-		// a gateway that starts meanwhile does not create a new one.
+		// The link gives the old database a second name. So the path id always leads to a database, and a
+		// gateway that starts meanwhile does not create a new one.
 		if err := os.Link(id, aside); err != nil {
 			return err
 		}
 		undo = append(undo, func() { os.Remove(aside) })
 	}
-	// The old log is moved first, since SQLite would apply it to the new database.
+	// The old write-ahead log is moved first, because SQLite would apply it to the new database.
 	for _, ext := range []string{"-wal", "-shm"} {
 		err := os.Rename(id+ext, aside+ext)
 		if err == nil {

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	_ "modernc.org/sqlite" // registers the driver
+	_ "modernc.org/sqlite" // The import registers the SQLite driver.
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/keygate-dev/keygate/plugin/store/replication"
@@ -25,21 +25,21 @@ var driverName = "sqlite"
 const (
 	// busyTimeout is how long a write waits for another process's write.
 	busyTimeout = 5 * time.Second
-	// lockedTimeout is how long a write waits for the lock after an earlier write found the file
-	// locked. Otherwise queued writes would each wait for busyTimeout, one after another.
+	// lockedTimeout is how long a write waits for the lock after an earlier write found the file locked.
+	// Without the shorter time, queued writes would each wait for busyTimeout, one after another.
 	lockedTimeout = 200 * time.Millisecond
 	// lockedFor is how long lockedTimeout applies after the last write that found the file locked.
 	lockedFor = 5 * time.Second
 	// reopenInterval is the least time between two attempts to open a failing database.
 	reopenInterval = 500 * time.Millisecond
-	// drainTimeout is how long closing connections wait for their users.
+	// drainTimeout bounds how long the closing of connections waits for calls that use them.
 	drainTimeout = time.Second
-	// openTimeout bounds opening the database again. No context of a caller does that, since it
-	// runs in the background.
+	// openTimeout bounds opening the database again. Opening runs in the background, so no caller's context
+	// bounds it.
 	openTimeout = 10 * time.Second
 )
 
-// watchInterval is how often the store checks for commits of other processes. A check takes some
+// watchInterval is how often the store checks for commits of other processes. One check takes some
 // microseconds.
 const watchInterval = 50 * time.Millisecond
 
@@ -50,44 +50,44 @@ type Store struct {
 	db *database
 }
 
-// database is an SQLite file. After failures that new connections may solve, it is opened again.
+// database is an SQLite file. After a failure that new connections may solve, the file is opened again.
 type database struct {
 	s    *sqlstore.Store
 	path string
 	busy time.Duration
 
 	mu sync.Mutex
-	// cur is nil while the database is being opened again or could not be.
+	// cur is the open file. It is nil while the file is being opened again, or if it could not be opened.
 	cur *file
-	// opening is closed when the present attempt to open the file has ended; nil if there is no
-	// attempt.
+	// opening is closed when the present attempt to open the file has ended. It is nil while no attempt
+	// runs.
 	opening chan struct{}
-	// broken is the reason why cur is nil.
+	// broken is the reason why cur, the open file, is nil.
 	broken error
 	// nextOpen is the earliest time of the next attempt to open the file.
 	nextOpen time.Time
 	closed   bool
 
-	// locked is the last write that failed because another process had locked the file; nil after
-	// a write that succeeded.
+	// locked is the last write that failed because another process had locked the file. It is nil after a
+	// write that succeeded.
 	locked atomic.Pointer[lockFailure]
 }
 
-// lockFailure is a write that failed because the file was locked.
+// lockFailure is a write that failed because another process had locked the file.
 type lockFailure struct {
 	at  time.Time
 	err error
 }
 
-// Open opens the SQLite database at path, and creates or migrates it as needed. The directory must
-// exist. While another process holds a lock, Open blocks for at most 5 s, or until ctx ends. It
-// rejects databases of other programs, and those that a newer Keygate has made unusable for this
-// one. Errors wrap gateway.ErrStore.
+// Open opens the SQLite database at path, and creates or migrates it if needed. The directory must
+// exist. While another process holds a lock, Open blocks for at most 5 s, or until ctx ends. Open
+// rejects databases of other programs, and databases that a newer Keygate has made unusable for this
+// program. Its errors wrap gateway.ErrStore.
 func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
 	return open(ctx, path, logger, busyTimeout)
 }
 
-// OpenExisting is Open for an existing database: a missing or empty file is an error.
+// OpenExisting opens an existing database as Open does, but a missing or empty file is an error.
 func OpenExisting(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
 	return openAs(ctx, path, logger, busyTimeout, false)
 }
@@ -115,8 +115,8 @@ func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Dur
 	return &Store{s, replication.NewSource(s), l}, nil
 }
 
-// Identity returns the absolute path without symbolic links, which is the same for all paths of
-// one database. The file need not exist.
+// Identity returns the absolute path of a database without symbolic links. The result is the same for
+// all paths of one database. The file need not exist.
 func Identity(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("the path is empty")
@@ -132,7 +132,7 @@ func Identity(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	// Another process may have created the file since, so only a symbolic link is an error.
+	// Another process may have created the file in the meantime, so only a symbolic link is an error.
 	if info, err := os.Lstat(abs); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		return "", fmt.Errorf("%s is a symbolic link to nothing", abs)
 	}
@@ -163,8 +163,8 @@ func (l *database) Close(stopped func()) {
 	}
 }
 
-// Ping implements sqlstore.Database. It also fails if the file was removed or replaced, since
-// writes would be lost.
+// Ping implements sqlstore.Database. Ping also fails if the file was removed or replaced, because writes
+// would be lost.
 func (l *database) Ping(ctx context.Context) error {
 	return l.readingFile(ctx, func(f *file) error {
 		if err := f.inPlace(); err != nil {
@@ -175,8 +175,9 @@ func (l *database) Ping(ctx context.Context) error {
 	})
 }
 
-// acquire returns the open database, which the caller must release. If the database is not open,
-// acquire opens it, at most every reopenInterval, and otherwise returns the last failure.
+// acquire returns the open database, which the caller must release. If the database is not open, acquire
+// opens it, but starts at most one attempt per reopenInterval. If it is too early for an attempt,
+// acquire returns the last failure.
 func (l *database) acquire(ctx context.Context) (*file, error) {
 	for {
 		l.mu.Lock()
@@ -214,7 +215,7 @@ func (l *database) release(f *file) {
 	l.mu.Unlock()
 }
 
-// retire marks a file that no caller can acquire any more. l.mu is held.
+// retire marks a file so that no caller can acquire it any more. The caller of retire holds l.mu.
 func (l *database) retire(f *file) {
 	f.retired = true
 	close(f.Stop)
@@ -230,9 +231,9 @@ func (f *file) drain() {
 	}
 }
 
-// reopen replaces f, whose use failed, and reports whether the caller should try again. It closes
-// f's connections before it opens new ones: all connections of a process share their view of the
-// write-ahead log, which may be wrong.
+// reopen replaces the open file f, whose use failed, and reports whether the caller should try again. It
+// closes the connections of f before it opens new ones. The order matters because all connections of a
+// process share their view of the write-ahead log, and that view may be wrong.
 func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 	l.mu.Lock()
 	if l.closed {
@@ -261,8 +262,8 @@ func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 	return true
 }
 
-// startOpening closes old, unless it is nil, and then opens the database. It does both in the
-// background. l.mu is held, and cur is nil.
+// startOpening closes old, if it is not nil, and then opens the database. Both steps run in the
+// background. The caller holds l.mu, and cur is nil.
 func (l *database) startOpening(old *file) {
 	opening := make(chan struct{})
 	l.opening = opening
@@ -299,7 +300,7 @@ func (l *database) startOpening(old *file) {
 	}()
 }
 
-// Query implements sqlstore.Database. If opening the database again may solve a failure, f runs a
+// Query implements sqlstore.Database. If opening the database again may solve a failure, Query calls f a
 // second time.
 func (l *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
 	return l.readingFile(ctx, func(db *file) error { return f(&db.Conns) })
@@ -358,8 +359,8 @@ func (l *database) Snapshot(ctx context.Context, f func(*sqlstore.Tx) error) err
 	})
 }
 
-// transact makes one attempt of a write, and releases db. It returns the number of the newest
-// change, 0 if f made none.
+// transact makes one attempt to run a writing transaction, and releases db. It returns the number of the
+// newest change, or 0 if f made none.
 func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
 	defer l.release(db)
 	caller := ctx
@@ -377,8 +378,8 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 		return 0, sqlstore.Failed, err
 	}
 	defer t.SQL.Rollback()
-	// The file is checked after the transaction has begun, since no other connection can write from
-	// then on.
+	// The file is checked after the transaction has begun, because from then on no other connection can
+	// write.
 	if err := db.inPlace(); err != nil {
 		return 0, sqlstore.Failed, err
 	}
@@ -389,8 +390,8 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 	case err != nil:
 		return 0, sqlstore.Aborted, err
 	}
-	// From here on the caller can't interrupt: the driver reports an interrupted commit as failed
-	// though it may have happened, and the caller would repeat it.
+	// From now on the caller can't interrupt the transaction. The driver reports an interrupted commit as
+	// failed although it may have happened, and the caller would repeat the write.
 	if !stop() {
 		return 0, sqlstore.Failed, caller.Err()
 	}
@@ -400,7 +401,7 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 	return t.Seq(), sqlstore.Failed, nil
 }
 
-// beginWriting begins a transaction that writes. cancel must end ctx.
+// beginWriting begins a transaction that writes. A call of cancel must end ctx.
 func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*sqlstore.Tx, error) {
 	before := l.locked.Load()
 	if before == nil || time.Since(before.at) > lockedFor {
@@ -423,7 +424,7 @@ func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*
 	return t, err
 }
 
-// recordLock records whether a write found the file locked, according to its error.
+// recordLock records whether a write found the file locked. err is the error of the write.
 func (l *database) recordLock(err error) {
 	switch {
 	case err == nil:
@@ -435,8 +436,8 @@ func (l *database) recordLock(err error) {
 	}
 }
 
-// watch looks for commits of other processes, and for a file that was replaced or put back, until
-// the store is closed.
+// watch looks for commits of other processes until the store is closed. It also looks for a file that
+// was replaced or put back.
 func (l *database) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

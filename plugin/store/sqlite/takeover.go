@@ -17,9 +17,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// takeOver prepares the copy of a backup to replace the former database. It raises the epoch, ends
-// all sessions, and writes the former database's revocations by keep. locked is the former
-// database's file, nil if there is none.
+// takeOver prepares the copy of a backup to replace the former database. It raises the epoch, ends all
+// sessions, and calls keep to write the former database's revocations. locked is the former database's
+// file, or nil if there is none.
 func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
@@ -41,12 +41,13 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 			if keep != nil {
 				done.Unread = unread
 			}
-			// The former epoch is unknown. The time in seconds is higher than any epoch so far.
+			// The former epoch is unknown. The time in Unix seconds is higher than any epoch so far.
 			epoch = max(epoch, time.Now().Unix())
 		}
 	}
 	if keep != nil {
-		// The backup holds stored revocations too, of rows that were unknown when it was made.
+		// The backup itself also holds stored revocations. Their keys or tenants were unknown when the backup
+		// was made.
 		kept, err := s.StoredRevocations(ctx)
 		if err == nil {
 			var n int
@@ -59,8 +60,8 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	}
 	if err := s.Write(ctx, "raising the epoch", func(t *sqlstore.Tx) error {
 		if keep != nil {
-			// A session or link of the backup may have been ended or used since, so people must
-			// sign in again.
+			// Since the backup was made, a session in it may have been ended and a link in it may have been used. So
+			// people must sign in again.
 			for _, query := range []string{`DELETE FROM sessions`, `DELETE FROM portal_links`} {
 				if _, err := t.Exec(query); err != nil {
 					return err
@@ -103,9 +104,10 @@ func unreadable(err error) bool {
 }
 
 // openFormer opens a private copy of the former database and its log, so that the originals stay
-// unchanged. It reads through locked: closing another descriptor of the file would drop the locks.
+// unchanged. It reads the database through locked, because closing another descriptor of the file would
+// drop the locks.
 func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger) (s *Store, discard func(), err error) {
-	to, err := os.CreateTemp(filepath.Dir(locked.Name()), filepath.Base(locked.Name())+".former-") // mode 0600
+	to, err := os.CreateTemp(filepath.Dir(locked.Name()), filepath.Base(locked.Name())+".former-") // os.CreateTemp creates the file with mode 0600.
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,7 +136,7 @@ func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *s
 	}, nil
 }
 
-// copyLog copies a write-ahead log if there is one.
+// copyLog copies a write-ahead log if the log exists.
 func copyLog(from, to string) error {
 	in, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -155,8 +157,8 @@ func copyLog(from, to string) error {
 	return err
 }
 
-// carryAll copies the revocations that former has and s lacks, and returns their number. err is an
-// error of reading former, fault an error of writing s.
+// carryAll copies those revocations that former has and s lacks, and returns their number. err is an
+// error of reading former. fault is an error of writing s.
 func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWriter) (n int, err, fault error) {
 	carry := func(list []replication.StoredRevocation) error {
 		more, err := s.carryList(ctx, list, keep)
@@ -181,7 +183,7 @@ func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWrit
 	return n, err, fault
 }
 
-// carryList is carryAll for a list of revocations.
+// carryList copies those revocations in a list that s lacks, and returns their number.
 func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocation, keep RevocationWriter) (int, error) {
 	revocations := make([]management.Revocation, len(list))
 	for i := range list {
@@ -217,7 +219,7 @@ func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocati
 				k.UnknownSince = t.Now
 				err = replication.StoreRevocation(t, k)
 			case k.UnknownSince.IsZero():
-				// The row shows the revocation, so it need not be stored.
+				// The row shows the revocation, so the revocation need not be stored.
 			case states[i] == replication.UnknownID && t.Now.Sub(k.UnknownSince) <= replication.UnknownRetention:
 				err = replication.StoreRevocation(t, k)
 			default:

@@ -21,7 +21,7 @@ func event(seq int64, prev []byte, target, tenant string) *audit.Row {
 		Personal: json.RawMessage(`{"actor":"x"}`), Salt: []byte{1, 0}, PersonalHash: []byte{2}, Prev: prev, Hash: hash[:]}
 }
 
-// record appends an event as management does.
+// record appends an audit event in the same way as the management code.
 func record(tx management.Tx, target, tenant string) error {
 	seq, hash, err := tx.LockNewestAudit()
 	if err != nil {
@@ -79,7 +79,7 @@ func auditRows(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// An event can't replace another one or be inserted before it.
+	// An audit event can neither replace another event nor be inserted before one.
 	for _, seq := range []int64{0, 3, 5} {
 		err := s.Update(ctxOf(t), func(tx management.Tx) error {
 			r := event(seq, nil, "k", "Acme")

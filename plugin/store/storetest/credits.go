@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// checkLedger returns a tenant's ledger. The test fails unless the entries add up to the balance.
+// checkLedger returns a tenant's ledger. The test fails if the entries do not add up to the balance.
 func checkLedger(t *testing.T, s Store, slug string) []management.LedgerEntry {
 	t.Helper()
 	var list []management.LedgerEntry
@@ -128,7 +128,7 @@ func leases(t *testing.T, s Store) {
 			t.Errorf("%s: granted %d, rest %d; want %d, %d", step.name, granted, rest, step.granted, step.rest)
 		}
 	}
-	// If there are many unleased credits, a node gets a share of them, otherwise only the amount
+	// If many credits are unleased, a node gets a share of them. Otherwise the node gets only the amount
 	// that it needs.
 	withKeys(t, s, "rich", 0)
 	addCredits(t, s, "rich", 3*gateway.FewCharges)
@@ -149,7 +149,7 @@ func leases(t *testing.T, s Store) {
 			t.Errorf("%s needs %d: granted %d, rest %d; want %d, %d", step.node, step.need, granted, rest, step.granted, step.rest)
 		}
 	}
-	// Leases do not change the balance. The API may spend credits that are not leased.
+	// Leases do not change a tenant's balance. The management API may spend credits that no node has leased.
 	if b := balance(t, s, "a"); b != 105 {
 		t.Errorf("balance: %d, want 105", b)
 	}
@@ -174,7 +174,7 @@ func spends(t *testing.T, s Store) {
 	spend(t, s, "n1", at, gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 10}, gateway.Spend{Tenant: "a", KeyID: "a-1", Amount: 5},
 		gateway.Spend{Tenant: "gone", KeyID: "x", Amount: 5})
 	spend(t, s, "n1", at.Add(time.Second), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 7, Shortfall: 3})
-	spend(t, s, "n1", at.Add(time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: -2}) // given back
+	spend(t, s, "n1", at.Add(time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: -2}) // The negative amount of the spend gives credits back.
 	if b := balance(t, s, "a"); b != 80 {
 		t.Errorf("balance: %d, want 80", b)
 	}
@@ -191,7 +191,7 @@ func spends(t *testing.T, s Store) {
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 40 || rest != 0 {
 		t.Errorf("leased while n1 has a lease: %d, %d; want 40, 0", granted, rest)
 	}
-	// Credits of a lease that has ended are returned to the balance, and to no lease.
+	// A refund of credits from a lease that has ended goes to the balance, and to no lease.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Returned: 5})
 	if b := balance(t, s, "a"); b != 85 {
 		t.Errorf("balance: %d, want 85", b)
@@ -199,12 +199,12 @@ func spends(t *testing.T, s Store) {
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
 		t.Errorf("leased of the returned credits: %d, %d; want 5, 0", granted, rest)
 	}
-	// One spend both returns credits of an ended lease and charges the present one.
+	// One spend can return credits of an ended lease and charge the present lease.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 5, Returned: 5})
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
 		t.Errorf("leased of the returned credits: %d, %d; want 5, 0", granted, rest)
 	}
-	// A spend above the balance makes it zero, and the rest is recorded as a shortfall.
+	// A spend above the balance makes the balance zero, and the missing part is recorded as a shortfall.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-1", Amount: 95})
 	if b := balance(t, s, "a"); b != 0 {
 		t.Errorf("balance: %d, want 0", b)
@@ -224,7 +224,7 @@ func creditsConcurrent(t *testing.T, s Store) {
 	for _, err := range together(6, func(i int) error {
 		node := fmt.Sprint("n", i)
 		for range 12 {
-			if i < 3 { // these nodes spend what they lease
+			if i < 3 { // Nodes 0 to 2 spend the credits that they lease.
 				granted, _, err := s.LeaseCredits(ctx, node, ks, "a", 17)
 				if err != nil {
 					return err
@@ -235,7 +235,7 @@ func creditsConcurrent(t *testing.T, s Store) {
 				spent[i] += granted
 				continue
 			}
-			amount := int64(-23) // the others change the balance as the API does
+			amount := int64(-23) // Nodes from number 3 on change the balance as the management API does.
 			if i == 5 {
 				amount = 5
 			}
@@ -295,7 +295,7 @@ func quotaCounts(t *testing.T, s Store) {
 	other.Subject = "k:default:b"
 	write(row(ratelimit.Day, day(4), 5), row(ratelimit.Month, month, 6), total, other)
 	load("the first", at, row(ratelimit.Day, day(4), 5), row(ratelimit.Month, month, 6), total)
-	write(row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2)) // the month was reset
+	write(row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2)) // The count of the month was reset.
 	load("replaced counts", at, row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2), total)
 	load("at the end of the day", day(5).Add(-time.Nanosecond), row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2), total)
 	load("the next day", day(5), row(ratelimit.Month, month, 2), total)

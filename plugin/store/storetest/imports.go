@@ -44,7 +44,7 @@ func imports(t *testing.T, s Store) {
 				t.Errorf("KeyByDigest of %v: %v", where, err)
 			}
 		}
-		for range 2 { // inserting a mark twice has no effect
+		for range 2 { // Inserting the same import mark twice has no effect.
 			if err := tx.InsertImportMark(ks, mark, "acme-3"); err != nil {
 				return err
 			}
@@ -81,8 +81,8 @@ func imports(t *testing.T, s Store) {
 	})
 }
 
-// insertImported tests that keys are inserted with their secret and mark, and that ExistingKeys
-// finds them among many.
+// insertImported tests that keys are inserted with their secret and mark, and that ExistingKeys finds
+// these keys among many others.
 func insertImported(t *testing.T, s Store, other apikey.Mark) {
 	var digests []apikey.Digest
 	marks := []apikey.Mark{other, {9}}
@@ -137,7 +137,7 @@ func insertImported(t *testing.T, s Store, other apikey.Mark) {
 	})
 }
 
-// manyChanges tests that Changes numbers a list of changes like single calls of Change.
+// manyChanges tests that Changes numbers the changes in a list as single calls of Change would.
 func manyChanges(t *testing.T, s Store) {
 	var before int64
 	many := make([]gateway.Change, 250)

@@ -36,7 +36,7 @@ func tenantRoundTrip(t *testing.T, s Store) {
 
 	full.Name, full.Plan, full.Active, full.Overrides, full.Metadata = "B", "free", false, gateway.Overrides{}, nil
 	full.UpdatedAt, full.DeletedAt = at.Add(2*time.Hour), at.Add(3*time.Hour)
-	full.Credits, full.Version = 1000, 77 // the store sets both and ignores these values
+	full.Credits, full.Version = 1000, 77 // The store sets Credits and Version by itself and ignores these values.
 	update(t, s, func(tx store.Tx) error { return tx.UpdateTenant(full) })
 	if full.Version != 2 {
 		t.Errorf("version after the update: %d, want 2", full.Version)
@@ -55,7 +55,7 @@ func tenantRoundTrip(t *testing.T, s Store) {
 
 func tenantSlugs(t *testing.T, s Store) {
 	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("Acme")) })
-	// After a rejected insert the transaction can still be used.
+	// The transaction can still be used after a rejected insert.
 	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "other case", tx.InsertTenant(tenant("aCME")), management.ErrSlugTaken)
 		return tx.InsertTenant(tenant("acme-2"))
@@ -105,8 +105,7 @@ func tenantPaging(t *testing.T, s Store) {
 	var got []string
 	after := "b"
 	for page := range 10 {
-		// Tenants that are inserted before and behind the cursor between two pages do not disturb
-		// paging.
+		// Paging continues correctly if tenants are inserted before and behind the cursor between two pages.
 		update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant(fmt.Sprintf("a-%d", page))) })
 		n := 0
 		view(t, s, func(tx store.Tx) error {
@@ -221,7 +220,7 @@ func keyRoundTrip(t *testing.T, s Store) {
 	next.UpdatedAt, next.Prefix, next.LastFour = at.Add(time.Hour), "kg_live_efgh", "qrst"
 	next.LastUsedAt, next.LastUsedIP = time.Time{}, ""
 	update(t, s, func(tx store.Tx) error { return tx.UpdateKey(&next) })
-	next.LastUsedAt, next.LastUsedIP = full.LastUsedAt, full.LastUsedIP // an update does not write these
+	next.LastUsedAt, next.LastUsedIP = full.LastUsedAt, full.LastUsedIP // An update of a key does not write its time and address of last use.
 	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Key(ks, "key_1")
 		same(t, "updated", got, &next)
@@ -331,7 +330,7 @@ func keyPaging(t *testing.T, s Store) {
 		}
 		got = append(got, ids(list)...)
 		before = got[len(got)-1]
-		// Neither newer keys nor the deletion of the cursor's own key disturb paging.
+		// Paging continues correctly after newer keys were inserted and the cursor's own key was deleted.
 		update(t, s, func(tx store.Tx) error {
 			k := list[len(list)-1]
 			k.DeletedAt = at

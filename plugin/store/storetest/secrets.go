@@ -45,7 +45,7 @@ func secrets(t *testing.T, s Store) {
 	changed.Algorithm, changed.Digest, changed.Prefix, changed.LastFour = "sha256", []byte{1}, "p", "l"
 	changed.ExpiresAt, changed.LastUsedAt, changed.LastUsedIP = time.Time{}, at.Add(time.Hour), "::2"
 	update(t, s, func(tx store.Tx) error { return tx.UpdateSecret(changed) })
-	changed.LastUsedAt, changed.LastUsedIP = long.LastUsedAt, long.LastUsedIP // an update does not write these
+	changed.LastUsedAt, changed.LastUsedIP = long.LastUsedAt, long.LastUsedIP // An update of a secret does not write its time and address of last use.
 	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Secrets(ks, "a-0")
 		if len(got) == 2 {
@@ -133,7 +133,7 @@ func digests(t *testing.T, s Store) {
 	got := make(map[string]bool)
 	err := s.Digests(ctxOf(t), func(keyspace string, d []byte) bool {
 		if len(got) == 5 {
-			// Digests does not block writers.
+			// A running call of Digests does not block writers.
 			update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("meanwhile")) })
 		}
 		got[fmt.Sprintf("%s %x", keyspace, d)] = true
@@ -194,7 +194,7 @@ func setShown(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ secret, prefix, lastFour, key string }{
-		{"s-a-0", "kg_live_1111", "1111", "kg_live_abcd wxyz"}, // this secret was replaced by a rotation; the key shows its newest secret
+		{"s-a-0", "kg_live_1111", "1111", "kg_live_abcd wxyz"}, // A rotation has replaced the secret s-a-0, so the key keeps showing its newest secret.
 		{"s-newer", "kg_live_2222", "2222", "kg_live_2222 2222"},
 	} {
 		if err := s.SetShown(ctxOf(t), ks, tt.secret, tt.prefix, tt.lastFour); err != nil {
@@ -232,7 +232,7 @@ func touches(t *testing.T, s Store) {
 	}
 	write(at, "192.0.2.1")
 	write(at.Add(time.Second), "2001:db8::1")
-	write(at.Add(-time.Hour), "192.0.2.3") // an older use does not replace a newer one
+	write(at.Add(-time.Hour), "192.0.2.3") // An older time of last use does not replace a newer one.
 	view(t, s, func(tx store.Tx) error {
 		k, err := tx.Key(ks, "a-0")
 		if err == nil && (!k.LastUsedAt.Equal(at.Add(time.Second)) || k.LastUsedIP != "2001:db8::1" || k.Version != 1) {

@@ -117,14 +117,14 @@ func portalLinks(t *testing.T, s Store) {
 		wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
 		_, err = tx.PortalLink("other", d[:])
 		wantErr(t, "read in another keyspace", err, gateway.ErrNotFound)
-		// Reading a link does not use it.
+		// Reading a portal link does not mark it as used.
 		l, err := tx.PortalLink(ks, d[:])
 		if err == nil {
 			same(t, "link", l, link())
 		}
 		return err
 	})
-	// Of several concurrent callers only one can use the link.
+	// If several callers use a portal link concurrently, only one of them succeeds.
 	var mu sync.Mutex
 	var got []*auth.PortalLink
 	var wg sync.WaitGroup

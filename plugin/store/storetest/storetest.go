@@ -19,15 +19,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Store is a store with all interfaces that the suite tests.
+// Store is a store with all interfaces that the test suite needs.
 type Store interface {
 	gateway.Store
 	management.Store
 	usage.Store
 }
 
-// Run tests the stores that open returns. Each call of open must return a new, empty store, and
-// close it when the test that it was given ends.
+// Run runs the test suite on the stores that open returns. Each call of open must return a new, empty
+// store, and close the store when the given test ends.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	for _, tc := range []struct {
 		name string
@@ -131,7 +131,7 @@ func secret(id, keyID, full string) gateway.Secret {
 		Prefix: "kg_live_abcd", LastFour: "wxyz", CreatedAt: at}
 }
 
-// withKeys adds a tenant with n keys, whose ids are <slug>-0, <slug>-1 and so on. The full key
+// withKeys adds a tenant with n keys. The ids of the keys are <slug>-0, <slug>-1 and so on. The full key
 // equals the id.
 func withKeys(t *testing.T, s Store, slug string, n int) {
 	t.Helper()
@@ -171,7 +171,7 @@ func balance(t *testing.T, s Store, slug string) (n int64) {
 	return n
 }
 
-// asJSON returns v as JSON, for comparing values in which empty and missing parts count as equal.
+// asJSON returns v as JSON. Tests compare the JSON of values, so that empty and missing parts are equal.
 func asJSON(t *testing.T, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)

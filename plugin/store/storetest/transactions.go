@@ -47,7 +47,7 @@ func changes(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// A change that is rolled back leaves no gap in the numbers.
+	// A change that is rolled back leaves no gap in the change numbers.
 	_ = s.Update(ctxOf(t), func(tx management.Tx) error {
 		if _, err := tx.Change(gateway.ChangeKey, ks, "never"); err != nil {
 			t.Error(err)
@@ -87,8 +87,8 @@ func changesConcurrent(t *testing.T, s Store) {
 	const writers, each = 8, 10
 	ctx, cancel := context.WithCancel(ctxOf(t))
 	followed := make(chan []int64, 1)
-	// The goroutine reads changes while others write. No change may appear with a lower number
-	// than one already read.
+	// A goroutine reads changes while other goroutines write. No change may appear with a lower number than
+	// a change that was already read.
 	go func() {
 		var seqs []int64
 		for len(seqs) < writers*each && ctx.Err() == nil {
@@ -134,7 +134,7 @@ func changesConcurrent(t *testing.T, s Store) {
 
 func wait(t *testing.T, s Store) {
 	ctx := ctxOf(t)
-	if err := s.Wait(ctx); err != nil { // the first call may return without a change
+	if err := s.Wait(ctx); err != nil { // The first call of Wait may return without a change.
 		t.Fatal(err)
 	}
 	update(t, s, func(tx store.Tx) error { _, err := tx.Change(gateway.ChangeKey, ks, "a"); return err })
@@ -163,7 +163,7 @@ func wait(t *testing.T, s Store) {
 	}
 	short, cancel := context.WithCancel(ctx)
 	cancel()
-	for range 100 { // Wait may return nil for a few calls more, but not for ever
+	for range 100 { // Wait may return nil for a few more calls, but must block at last.
 		if err := s.Wait(short); err != nil {
 			wantErr(t, "ended", err, context.Canceled)
 			return
@@ -207,7 +207,7 @@ func updatePanic(t *testing.T, s Store) {
 			panic("in f")
 		})
 	}()
-	// After the panic the row is not there, and another update can write.
+	// After a panic in an update, its row does not exist, and another update can write.
 	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("a")) })
 }
 
@@ -220,7 +220,7 @@ func updateCancelled(t *testing.T, s Store) {
 			}
 			cancel()
 			if i%2 == 0 {
-				return nil // the context has ended before the commit
+				return nil // The context has ended before the commit, so the update must fail.
 			}
 			for {
 				if _, err := tx.Tenants(management.TenantQuery{Keyspace: ks, Limit: 1}); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// usageBatches tests that the rows of usage batches add up per node, and that a batch counts once
-// even if it is written twice.
+// usageBatches tests that the rows of usage batches add up per node. A batch counts once even if it is
+// written twice.
 func usageBatches(t *testing.T, s Store) {
 	hour := at.Truncate(time.Hour)
 	counts := func(n int64) *usage.Counts {
@@ -66,7 +66,7 @@ func usageBatches(t *testing.T, s Store) {
 	}
 	next := hour.Add(time.Hour)
 	write("w1", "n1", 1, row("acme", "k1", hour, 1), row("acme", "k2", hour, 2), row("acme", "k1", hour, 4))
-	write("w1", "n1", 1, row("acme", "k1", hour, 100)) // this batch was written before
+	write("w1", "n1", 1, row("acme", "k1", hour, 100)) // The batch numbered 1 of w1 was written before, so the second write has no effect.
 	write("w1", "n1", 2, row("acme", "k1", hour, 8), row("acme", "k1", next, 16))
 	write("w2", "n2", 1, row("acme", "k1", hour, 32), row("other", "k3", hour, 64))
 	k1, k2, k3, later := row("acme", "k1", hour, 1+4+8+32), row("acme", "k2", hour, 2), row("other", "k3", hour, 64), row("acme", "k1", next, 16)
@@ -85,7 +85,7 @@ func usageBatches(t *testing.T, s Store) {
 	}
 	read("all after pruning", usage.Query{}, k1, k2, k3, later)
 
-	// These are more rows than one statement takes, of two hours in alternation.
+	// The batch has more rows than one statement takes. The rows belong to two hours in alternation.
 	day, many := hour.Add(48*time.Hour), []usage.Row(nil)
 	for i := range 200 {
 		many = append(many, row("many", fmt.Sprintf("m%d", i%150), day.Add(time.Duration(i/50%2)*time.Hour), int64(1+i%7)))
@@ -95,7 +95,7 @@ func usageBatches(t *testing.T, s Store) {
 	read("many", usage.Query{Tenant: "many", From: day, To: day.Add(24 * time.Hour)}, append(many, many...)...)
 }
 
-// usageDays tests that hours are added up to days without losing any usage.
+// usageDays tests that RollUsage adds up hours to days without losing any usage.
 func usageDays(t *testing.T, s Store) {
 	const day = 24 * time.Hour
 	first := at.UTC().Truncate(day)
@@ -137,7 +137,7 @@ func usageDays(t *testing.T, s Store) {
 		}
 		return lines, whole, hours
 	}
-	// Three keys and two nodes give 900 rows of hours, more than one call of RollUsage adds up.
+	// Three keys and two nodes give 900 rows of hours. One call of RollUsage adds up fewer rows.
 	for _, node := range []string{"n1", "n2"} {
 		var rows []usage.Row
 		for h := range 150 {
@@ -168,8 +168,8 @@ func usageDays(t *testing.T, s Store) {
 			}
 		}
 	}
-	// Five whole days of this keyspace are added up, but neither the beginning of the sixth nor
-	// the other keyspace.
+	// Five whole days of one keyspace are added up. The beginning of the sixth day and the other keyspace
+	// stay in hours.
 	roll(2, func(keyspace string) time.Time {
 		if keyspace == ks {
 			return first.Add(5*day + 7*time.Hour)
@@ -184,11 +184,11 @@ func usageDays(t *testing.T, s Store) {
 	if _, whole, hours := read(usage.Query{Keyspace: "other", From: first, To: first.Add(day)}); whole != 0 || hours != 1 {
 		t.Errorf("the other keyspace has %d days, %d hours", whole, hours)
 	}
-	// A query of an hour returns the whole day, since the hours of that day are gone.
+	// A query of one hour returns the whole day, because the hours of that day no longer exist.
 	if _, whole, hours := read(usage.Query{Keyspace: ks, Key: "k1", From: first.Add(day + 7*time.Hour), To: first.Add(day + 8*time.Hour)}); whole != 2 || hours != 0 {
 		t.Errorf("a query of one hour returns %d days, %d hours", whole, hours)
 	}
-	// Usage that is written late is added to the day.
+	// Usage that a node writes late is added to the day.
 	write("n1", row(ks, "k1", first.Add(3*time.Hour), 9))
 	before[first.Format(time.DateOnly)+" k1"] += 18
 	for range 2 {
@@ -234,7 +234,8 @@ func quotaPruning(t *testing.T, s Store) {
 	})
 }
 
-// recentRequests tests that chunks are kept up to a number of requests, and until they expire.
+// recentRequests tests that chunks of recent requests are kept up to a number of requests, and until
+// they expire.
 func recentRequests(t *testing.T, s Store) {
 	seq := int64(0)
 	write := func(key string, count, keep int) {

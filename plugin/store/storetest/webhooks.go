@@ -124,7 +124,7 @@ func deliveries(t *testing.T, s Store) {
 	}
 	first.Status, first.NextAt, first.LastAt, first.Response = webhooks.DeliveryDone, time.Time{}, now, 204
 	update(t, s, func(tx store.Tx) error {
-		// FinishDelivery of a node that has not claimed the delivery has no effect.
+		// A call of FinishDelivery has no effect if the node has not claimed the delivery.
 		stolen := *claimed[1]
 		stolen.Status = webhooks.DeliveryDead
 		return firstError(tx.FinishDelivery("n1", first), tx.FinishDelivery("n2", &stolen), tx.ReleaseDeliveries("n1", now))
@@ -176,8 +176,8 @@ func deliveries(t *testing.T, s Store) {
 	})
 }
 
-// oneShots tests the queries by which one-shot events are found: marks, expiring and unused keys,
-// and the last top-up.
+// oneShots tests the queries that find one-shot events, which are sent once per period: marks, expiring
+// and unused keys, and the last top-up.
 func oneShots(t *testing.T, s Store) {
 	update(t, s, func(tx store.Tx) error {
 		for i, want := range []bool{true, false, true, true} {
@@ -194,7 +194,7 @@ func oneShots(t *testing.T, s Store) {
 		}
 		for i := range 5 {
 			k := key(fmt.Sprint("k", i), "acme")
-			k.ExpiresAt = at.Add(time.Duration(i/2) * time.Hour) // two keys expire at each hour
+			k.ExpiresAt = at.Add(time.Duration(i/2) * time.Hour) // Two keys expire at each hour.
 			switch i {
 			case 3:
 				k.RevokedAt = at
