@@ -31,8 +31,7 @@ func TestQuotaOfManyAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	// The counter of rows leaves room for one more address. The rows themselves do not matter
-	// here.
+	// The stored counter of rows leaves room for one more address. The test needs only the counter, not the rows.
 	name := fmt.Sprintf("addresses/%d/%020d/p:default:free", ratelimit.Day, ratelimit.Day.Start(now).UnixMicro())
 	if r, err := db.Exec(`UPDATE sequences SET value = 49999 WHERE name = $1 AND value = 1`, name); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// benchFixture returns a fixture with n keys of one tenant, all of them in memory.
+// benchFixture returns a fixture whose gateway holds n keys of one tenant in memory, and the texts of the keys.
 func benchFixture(b *testing.B, n int, limits ...string) (*fixture, []string) {
 	w := newFixture(b, plan("free", limits...))
 	w.tenant("acme", "free", 1<<50)
@@ -98,7 +98,7 @@ func BenchmarkCheck(b *testing.B) {
 		benchParallel(b, w, keys)
 	})
 	b.Run("miss", func(b *testing.B) {
-		// Each check is a key's first use, which asks the store.
+		// Each check is the first use of its key, so the gateway looks the key up in the store.
 		w := newFixture(b, plan("free", "rate 1000000000/s"))
 		w.tenant("acme", "free", 0)
 		keys := make([]string, 2000)

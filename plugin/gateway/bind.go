@@ -12,15 +12,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// bound is a key's lines and terms under one view, made at the key's first check by that view.
-// Immutable.
+// bound holds the limits of a key under one view, the compiled configuration. The first check of the key by that view
+// makes it. Immutable.
 type bound = keytable.Bound
 
-// termsOf returns the terms of a bound that this package made.
+// termsOf returns the terms in a bound value, which bind in this package has stored there.
 func termsOf(b *bound) *terms { return b.Terms.(*terms) }
 
-// terms are the part of a bound that keys can share. Keys with the same plan and scopes share
-// them, unless they or their tenants have limits of their own. Immutable.
+// terms are the part of a key's limits that several keys can share. Keys with the same plan and scopes share their terms,
+// unless the keys or their tenants have limits of their own. Immutable.
 type terms struct {
 	view *View
 	// seq is the number of the view whose limits the key uses. After Renew makes a new view, the
@@ -29,19 +29,19 @@ type terms struct {
 	plan      *Plan
 	scopes    ScopeSet
 	scopeList string
-	// address holds the policies per address. addressOwner is the id under which an address is
-	// counted: the plan's, or the tenant's if its record states the limits. Each request looks up
-	// its subject.
+	// address holds the policies that limit each client address. addressOwner is the id under which an address is counted: the
+	// id of the plan, or of the tenant if the tenant's record states the limits. Each request looks up the subject of its
+	// address.
 	address      []*ratelimit.Policy
 	addressOwner string
 	addressEpoch int64
-	// durable reports that charging changes counts that must be flushed.
+	// durable reports whether a charge changes counts that the store must keep.
 	durable bool
 	// outage is the plan's rule while shared limits are unreachable.
 	outage ratelimit.Outage
 }
 
-// termsInUse are the shared terms under the newest view that keys were bound by.
+// termsInUse holds the terms that keys share under the newest view, so that equal terms are in memory once.
 type termsInUse struct {
 	mu   sync.Mutex
 	view *View
@@ -57,7 +57,7 @@ type termsID struct {
 // maxTerms bounds the shared terms.
 const maxTerms = 4096
 
-// share returns the shared terms that equal t, or t itself.
+// share returns shared terms that equal t. If there are none, it returns t and shares it from now on.
 func (u *termsInUse) share(t *terms) *terms {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -78,8 +78,8 @@ func (u *termsInUse) share(t *terms) *terms {
 	return t
 }
 
-// bind returns the bound of e under the request's view. After an error, the request is
-// Unavailable, and never rejected for another reason.
+// bind returns the limits of the entry e under the request's view. After an error, the request is answered with
+// Unavailable, never with a rejection.
 func (g *Gateway) bind(ctx context.Context, req *Request, e *keytable.Entry) (*bound, error) {
 	if b := e.Bound.Load(); b != nil && termsOf(b).view == req.View && termsOf(b).seq == req.View.seq.Load() {
 		return b, nil
@@ -89,8 +89,8 @@ func (g *Gateway) bind(ctx context.Context, req *Request, e *keytable.Entry) (*b
 		g.log.Error("a key cannot be checked under this configuration: its requests are answered with 503", "keyspace", e.Keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
 		return nil, err
 	}
-	// Requests that an old configuration still serves must not replace the bound of a newer one:
-	// they use the bound that they made.
+	// Requests that an old configuration still serves must not replace the limits that a newer configuration has bound to the
+	// key. They use the limits that they made themselves.
 	for {
 		old := e.Bound.Load()
 		if old != nil && termsOf(old).seq > termsOf(b).seq {
@@ -138,7 +138,7 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *keytable.Entry) (
 	for _, p := range own {
 		t.durable = t.durable || p.Kind == ratelimit.Quota
 	}
-	// The epoch is larger for a later configuration and, within one, for a later row.
+	// The epoch of a later configuration is larger. Within one configuration, the epoch of a later version of the row is larger.
 	epoch := t.seq<<32 + e.Tenant.Version
 	switch {
 	case len(t.address) == 0:
@@ -195,7 +195,7 @@ func TenantLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
 	return effectiveLimits(plan, &t.Overrides)
 }
 
-// loadUsage loads the stored counts of s if its limits need them. It asks the store once for each
+// loadUsage loads the stored quota counts of the subject s if the limits of s need them. It reads the store once for each
 // subject.
 func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Request) error {
 	if !s.NeedsUsage() {
@@ -213,7 +213,7 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 	return nil
 }
 
-// addressParty returns the request's address as a party to its limits.
+// addressParty returns the limits that count the address of the request, and the subject that holds the counts.
 func (g *Gateway) addressParty(ctx context.Context, req *Request, b *terms) (ratelimit.Party, error) {
 	s := g.addresses.Get(b.addressOwner, groupAddr(req.Addr))
 	p := ratelimit.Party{Subject: s, Lines: s.Bind(b.addressEpoch, ratelimit.FromPlan, b.address)}

@@ -54,8 +54,8 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		}
 	}
 	if req.Trace == nil {
-		// A request is authenticated if neither its key nor its secret is rejected. So a 403 or a
-		// 429 counts as a use of the key, too.
+		// A request whose key and secret were accepted is authenticated. So a request that is rejected later, with 403 or 429,
+		// also counts as a use of the key.
 		switch d.Reason {
 		case RevokedKey, DisabledKey, ExpiredKey, Unavailable:
 		default:
@@ -65,8 +65,8 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	}
 }
 
-// reset clears d. It does not clear the standings, of which N are valid: that would be most of the
-// work of a check.
+// reset clears d. It does not clear the array of standings, because that would be most of the work of a check. Only the
+// first N standings are valid.
 func (d *Decision) reset(g *Gateway) {
 	d.gw = g
 	d.Reason, d.RetryAfter, d.Until = Allowed, 0, time.Time{}
@@ -83,7 +83,8 @@ func (d *Decision) unavailable() {
 	d.RetryAfter = time.Second
 }
 
-// shape returns the reason to reject the credential without a look-up, Allowed if there is none.
+// shape returns the reason to reject the credential by its form alone, without a look-up. It returns Allowed if the form
+// is valid.
 func (req *Request) shape() Reason {
 	reason := Allowed
 	switch {
@@ -117,8 +118,8 @@ func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 	if req.Trace != nil {
 		return
 	}
-	// Only unknown keys count as failures, and only they are rejected for too many: a valid key
-	// from the same address never gets here.
+	// Only unknown keys count as failed attempts, and only unknown keys are rejected for too many of them. A valid key from
+	// the same address never reaches this code.
 	if f := g.failuresOf(req.Keyspace); f != nil {
 		if ok, retry := f.Fail(req.Now, req.Addr); !ok {
 			d.reject(TooManyFailures)
@@ -127,12 +128,12 @@ func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 	}
 }
 
-// authorizeTries bounds how often a key is looked up again because its state was dropped
-// between finding and charging it.
+// authorizeTries bounds how often Check looks a key up again, because the state of the key was dropped from memory between
+// the look-up and the charge.
 const authorizeTries = 3
 
-// authorize decides about a known key, for requests and explanations. It reports whether nothing
-// was decided because the entry's state was dropped.
+// authorize decides about a known key, for requests and for explanations. It returns true if it decided nothing, because
+// the state of the key was dropped from memory; the caller then looks the key up again.
 func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *keytable.Entry) (dropped bool) {
 	d.Key, d.Tenant, d.SecretID = &e.Key, e.Tenant, e.SecretID
 	d.meter = e.KeyState.Meter
@@ -176,7 +177,7 @@ func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *k
 	}
 	req.Trace.Note("address", true, "")
 	if refine := req.Refine; refine != nil {
-		// Refine may wait for the client. So the key is found again: it may have been revoked.
+		// Refine may wait for the client, and the key may be revoked meanwhile. So the caller looks the key up again.
 		req.Refine = nil
 		refine(req)
 		return true
@@ -245,8 +246,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 		d.unavailable()
 		d.Outcome.Denied, d.Outcome.N = false, 0
 		if b.durable && req.Trace == nil {
-			// Credits may have been taken and refunded after their lease ended: the next flush
-			// must write that.
+			// The charge may have taken credits and refunded them after their lease had ended. The next flush must write that refund.
 			g.markDirty(e)
 		}
 		return false
@@ -261,8 +261,8 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 	d.entry, d.at = e, req.Now
 	d.charged = req.Trace == nil
 	if b.durable && d.charged {
-		// The key is marked after the charge: otherwise a flush between the two would miss the
-		// charge.
+		// The key is marked as dirty after the charge. If it were marked before, a flush between the mark and the charge would
+		// miss the charge.
 		g.markDirty(e)
 		g.markAddressDirty(bill)
 	}
@@ -291,7 +291,7 @@ func limitReason(k ratelimit.Kind) Reason {
 	return CreditsExhausted
 }
 
-// markDirty adds e to the list for the next flush, unless it is on the list.
+// markDirty adds the entry e to the list of keys that the next flush writes, unless e is on the list already.
 func (g *Gateway) markDirty(e *keytable.Entry) {
 	if !e.MarkDirty() {
 		return
@@ -301,8 +301,8 @@ func (g *Gateway) markDirty(e *keytable.Entry) {
 	g.dirtyMu.Unlock()
 }
 
-// find returns the entry of the request's key: from memory, else from the store. Errors:
-// keytable.ErrUnknown, or one that wraps ErrStore.
+// find returns the entry of the request's key from memory, or else from the store. It returns keytable.ErrUnknown for an
+// unknown key, and an error that wraps ErrStore if the store does not answer.
 func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) (*keytable.Entry, error) {
 	if e := g.keys.Get(&digest, req.Keyspace.salt, req.Keyspace.Name); e != nil {
 		return e, nil
@@ -310,7 +310,7 @@ func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) 
 	return g.load(ctx, req, digest)
 }
 
-// load is find for a key that is not in memory.
+// load reads the entry of a key that is not in memory from the store. Its errors are those of find.
 func (g *Gateway) load(ctx context.Context, req *Request, digest apikey.Digest) (*keytable.Entry, error) {
 	ks := req.Keyspace
 	q := keytable.Query{

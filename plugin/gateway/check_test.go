@@ -84,7 +84,7 @@ func TestReasons(t *testing.T) {
 			if got := w.check(c.key, edit); got != c.want {
 				t.Errorf("check: got %v, want %v", got, c.want)
 			}
-			// An explanation runs the same code and has the same result.
+			// An explanation of a request runs the same checks as the request, so its result must be the same.
 			if got := w.check(c.key, edit, func(r *gateway.Request) { r.Trace = &gateway.Trace{} }); got != c.want {
 				t.Errorf("explain: got %v, want %v", got, c.want)
 			}
@@ -130,7 +130,7 @@ func TestFailuresNeverRejectAValidKey(t *testing.T) {
 	if seen[gateway.InvalidKey] != 5 || seen[gateway.TooManyFailures] != 45 {
 		t.Errorf("failures: %v, want 5 invalid_key, then too_many_failures", seen)
 	}
-	// Keys from the same address are allowed, in use or not.
+	// Valid keys from the address of the failed attempts are allowed, whether they were used before or not.
 	w.want(gateway.Allowed, used)
 	w.want(gateway.Allowed, fresh)
 	// Failures of all addresses in one IPv6 /64 count together; another /64 has its own count.
@@ -155,7 +155,7 @@ func TestUnknownKeysReachNoStore(t *testing.T) {
 	for range 2000 {
 		w.check(w.generate())
 	}
-	// The filter is wrong for fewer than one in a hundred.
+	// The filter of digests takes fewer than one unknown key in a hundred for a known one.
 	if n := w.store.lookups.Load() - before; n > 60 {
 		t.Errorf("%d of 2000 unknown keys were looked up", n)
 	}

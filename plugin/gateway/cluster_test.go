@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 )
 
-// join starts a member on a database that other members share.
+// join starts the fixture's gateway as a member of a cluster, on a database that several members share.
 func (w *fixture) join(address, name string, staleness cluster.Staleness) {
 	w.t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
@@ -26,7 +26,7 @@ func (w *fixture) join(address, name string, staleness cluster.Staleness) {
 	defer cancel()
 	err := w.gw.Start(ctx)
 	for errors.Is(err, gateway.ErrStore) && ctx.Err() == nil {
-		err = w.gw.Start(ctx) // On a busy machine, the database may answer too late.
+		err = w.gw.Start(ctx) // On a busy machine the database may answer too late, so the start is repeated.
 	}
 	if err != nil {
 		w.t.Fatal(err)
@@ -34,7 +34,7 @@ func (w *fixture) join(address, name string, staleness cluster.Staleness) {
 	w.t.Cleanup(w.stop)
 }
 
-// anHour is a staleness that no test reaches.
+// anHour is a staleness limit that is so long that no test reaches it.
 var anHour = cluster.Staleness{Default: time.Hour}
 
 // A gateway that cannot reach a shared store does not reject unknown keys, and accepts known keys
@@ -181,7 +181,7 @@ func TestLeaseFromAnUnresponsiveStore(t *testing.T) {
 	a.want(gateway.Allowed, key)
 	proxy.Hold()
 	defer proxy.Restore()
-	// The timeout of other writes is three times as long.
+	// Other writes have a timeout that is three times as long as the one for leases.
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	for range 3 {
@@ -232,7 +232,8 @@ func TestNodeNamesAreUnique(t *testing.T) {
 	}
 }
 
-// Changes are not missed when their rows were removed before this process read them.
+// TestDroppedChangesAreNotMissed checks that a process applies changes whose rows were removed from the store before the
+// process read them.
 func TestDroppedChangesAreNotMissed(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "free", 0)

@@ -11,25 +11,26 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Credits are spent from a lease: a part of the stored balance that only this node may spend. The
-// next flush subtracts the spent credits from the balance. So after a crash, the tenant keeps the
-// credits spent since the last flush, and loses none: an unspent lease was never subtracted.
+// Credits are spent from a lease: a part of the stored balance that only this node may spend. The next flush subtracts the
+// spent credits from the balance. After a crash, the tenant keeps the credits that were spent since the last flush. No
+// credits are lost, because an unspent lease was never subtracted.
 //
-// A single process leases the whole balance. If several share the store, each leases a part of the
-// rest, so that all can go on while the store is unreachable, and returns its lease every second.
-// If the rest is enough for only FewCharges, a node leases the cost of one charge. So no request
-// is denied because another node holds credits that it does not spend.
+// A node that uses the store alone leases the whole balance. Nodes that share a store each lease a part of the unleased
+// credits, so that every node can serve requests while the store is unreachable. Each node returns its lease every second.
+// If the unleased credits are enough for only FewCharges charges, a node leases the cost of one charge. So a request is
+// never denied because another node holds credits that it does not spend.
 
 const (
-	// leaseTries is how many times one charge leases more credits.
+	// leaseTries bounds how often one charge asks the store for more credits.
 	leaseTries = 64
-	// leaseTimeout bounds how long a request waits for a lease. It also bounds returning one
-	// tenant's lease, since requests wait for that.
+	// leaseTimeout bounds how long a request waits for a lease. It also bounds the return of one tenant's lease, because
+	// requests of the tenant wait until the lease is returned.
 	leaseTimeout = 2 * time.Second
 )
 
-// lease leases credits until charge no longer returns ErrLease, and returns the result of charge.
-// The tenant's account had too few credits for cost. One caller at a time leases for a tenant.
+// lease calls charge, and leases more credits for the tenant until charge returns something other than ErrLease; it
+// returns that result. cost is the number of credits that the tenant's account lacked. Only one caller at a time leases
+// for a tenant.
 func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64, charge func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
@@ -37,7 +38,7 @@ func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64
 		return err
 	}
 	defer t.UnlockCredits()
-	// The former holder of the lock may have leased enough for this request too.
+	// Another request that held the lock before may have leased enough credits for this request too.
 	err := charge()
 	if !errors.Is(err, ratelimit.ErrLease) {
 		return err
@@ -51,8 +52,8 @@ func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64
 	return err
 }
 
-// leaseMore leases the whole rest of a tenant's balance or, if several gateways share the store,
-// at least the credits that the account lacks for cost. The caller holds the tenant's credits
+// leaseMore leases credits for the tenant. A node that uses the store alone leases the whole unleased balance. A node that
+// shares the store leases at least the credits that the account lacks for cost. The caller holds the tenant's credits
 // lock.
 func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost int64) error {
 	account := t.Subject.Account()
@@ -61,8 +62,7 @@ func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost i
 		held, _ := account.Held()
 		need = max(cost-held, 1)
 	}
-	// If the balance changes during the call, GrantSince ignores rest, so the store is asked
-	// again.
+	// If the balance changes during the call, GrantSince ignores the reported rest. Then a later charge asks the store again.
 	changes := account.Changes()
 	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.ID.Keyspace, t.ID.ID, need)
 	if err != nil {
@@ -73,10 +73,9 @@ func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost i
 	return nil
 }
 
-// WithCredits runs f while this process leases nothing of a tenant's balance. Before f, it writes
-// the spent credits and returns the lease; requests that need credits wait until f returns. Use it
-// to change or read a balance in the store. It returns f's error, or the error of returning the
-// lease.
+// WithCredits runs f while this process leases no part of a tenant's balance. Before f runs, WithCredits writes the spent
+// credits and returns the lease. Requests that need credits wait until f returns. Use WithCredits to change or read a
+// balance in the store. It returns the error of f, or the error of returning the lease.
 func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error {
 	t := g.keys.UseTenant(keyspace, tenant)
 	defer g.keys.ReleaseTenant(t)
@@ -92,21 +91,21 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 		err = g.store.ReturnCredits(ctx, g.node, keyspace, tenant)
 	}
 	if err != nil {
-		account.Grant(unspent, 0) // The lease was not returned, so its credits stay in the account.
+		account.Grant(unspent, 0) // The lease could not be returned, so its unspent credits stay in the account.
 		g.health.WriteFailed("returning leased credits", err)
 		return err
 	}
 	return f()
 }
 
-// unwrittenPause is the pause between flushes of flushAccount, and unwrittenTries their number.
+// unwrittenPause is the pause between two flushes of flushAccount. unwrittenTries is the largest number of these flushes.
 const (
 	unwrittenPause = 100 * time.Microsecond
 	unwrittenTries = 1000
 )
 
-// flushAccount flushes until all credits spent from the account's former leases are written. A
-// request may have spent credits, and not yet marked its key as dirty.
+// flushAccount flushes until all credits that were spent from former leases of the account are written. One flush may not
+// be enough, because a request may have spent credits without having marked its key as dirty yet.
 func (g *Gateway) flushAccount(ctx context.Context, account *ratelimit.Account) error {
 	for range unwrittenTries {
 		if err := g.flush(ctx); err != nil {
@@ -124,8 +123,8 @@ func (g *Gateway) flushAccount(ctx context.Context, account *ratelimit.Account) 
 	return fmt.Errorf("%w: spent credits could not be written", ErrStore)
 }
 
-// shareLeases returns the leases of balances that other gateways may want to spend. It makes the
-// next charge ask the store about balances that had no rest.
+// shareLeases returns leases of balances that other gateways may want to spend. For a balance without unleased credits, it
+// makes the next charge ask the store again.
 func (g *Gateway) shareLeases(ctx context.Context) {
 	if g.freshness == nil {
 		return
@@ -142,14 +141,13 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 		}
 		short, cancel := context.WithTimeout(ctx, leaseTimeout)
 		defer cancel()
-		// The next call retries a lease that could not be returned; WithCredits has reported the
-		// error.
+		// A lease that could not be returned is retried by the next call of shareLeases. WithCredits has logged the error.
 		failed = g.WithCredits(short, t.ID.Keyspace, t.ID.ID, func() error { return nil }) != nil
 	})
 }
 
-// ReturnAllLeases returns all leases and forgets every balance. Use it if the store may be another
-// one than that which leased the credits. It blocks on the store.
+// ReturnAllLeases returns all leases to the store and forgets every balance. Call it if the store may be another one than
+// the store that leased the credits. It blocks on the store.
 func (g *Gateway) ReturnAllLeases(ctx context.Context) (err error) {
 	g.keys.EachTenant(func(t *keytable.TenantState) {
 		if e := g.WithCredits(ctx, t.ID.Keyspace, t.ID.ID, func() error { return nil }); e != nil && err == nil {
@@ -159,7 +157,7 @@ func (g *Gateway) ReturnAllLeases(ctx context.Context) (err error) {
 	return err
 }
 
-// returnLeases returns all leases at a clean stop.
+// returnLeases returns all leases of credits when the gateway stops.
 func (g *Gateway) returnLeases(ctx context.Context) error {
 	var first error
 	g.keys.EachTenant(func(t *keytable.TenantState) {
@@ -183,14 +181,14 @@ func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 	defer cancel()
 	t := d.entry.TenantState
 	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.LockCredits(ctx) == nil {
-		// Adjust counts credits that are not leased as shortfall, so lease them first.
+		// Adjust counts credits that are not leased as a shortfall. So the missing credits are leased before Adjust is called.
 		defer t.UnlockCredits()
 		for range leaseTries {
 			if held, _ := t.Subject.Account().Held(); held >= delta {
 				break
 			}
 			if g.leaseMore(ctx, t, delta) != nil {
-				break // Adjust will record the shortfall.
+				break // The balance is empty. Adjust will record the missing credits as a shortfall.
 			}
 			if _, rest := t.Subject.Account().Held(); rest == 0 {
 				break

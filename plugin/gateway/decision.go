@@ -25,14 +25,13 @@ type Request struct {
 	ScopeDenied bool
 	// Cost is taken from quotas and credits.
 	Cost int64
-	// NoConcurrency skips concurrency limits, for callers that hold no request open.
+	// NoConcurrency skips the limits on concurrent requests. It is for callers that hold no request open, such as /v1/verify.
 	NoConcurrency bool
-	// Refine, if not nil, is called once, for an authenticated key from an allowed address. It may
-	// block on the client, and may raise Need, ScopeDenied and Cost. Check then finds the key
-	// again.
+	// Refine, if not nil, is called once for each request with an authenticated key from an allowed address. It may block on
+	// the client, and may raise Need, ScopeDenied and Cost. After Refine, Check looks the key up again.
 	Refine func(*Request)
-	// Trace, if not nil, makes this an explanation: Check adds a step for each check, and spends,
-	// counts and remembers nothing.
+	// Trace, if not nil, makes the call an explanation. Check then adds a step to Trace for each check, spends and counts
+	// nothing, and remembers no failed attempt.
 	Trace *Trace
 }
 
@@ -65,16 +64,14 @@ type Decision struct {
 	Plan   *Plan
 	// SecretID is the id of the secret that the credential matched.
 	SecretID string
-	// Scopes are the key's effective scopes, within the plan's cap, including the scopes that
-	// others include.
+	// Scopes are the key's effective scopes: those that the plan allows, and the scopes that these include.
 	Scopes ScopeSet
 	// ScopeList is the names in Scopes, separated by spaces.
 	ScopeList string
-	// Outcome is the state of every policy; N is 0 if no limit applies or Check did not reach
-	// them.
+	// Outcome holds the state of every limit. Its N is 0 if no limit applies, or if Check rejected the request before the
+	// limits.
 	Outcome ratelimit.Outcome
-	// RetryAfter is the time until a retry makes sense, if a reason other than a policy denied the
-	// request.
+	// RetryAfter is the time after which the client should retry, if something other than a limit caused the rejection.
 	RetryAfter time.Duration
 	// Until is when the key or the matched secret expires; zero for never.
 	Until time.Time
@@ -84,7 +81,7 @@ type Decision struct {
 	bill    ratelimit.Bill
 	at      time.Time
 	charged bool
-	// settled reports that Settle was called.
+	// settled reports whether Settle was called for this decision.
 	settled bool
 	live    *Live
 	meter   any
@@ -111,13 +108,12 @@ func (d *Decision) Cost() int64 {
 	return d.bill.Cost
 }
 
-// Settle replaces the announced cost that Check charged by the actual cost; 0 refunds all. It
-// changes quotas and credits, but not rates, and returns the part that the balance could not
-// cover.
+// Settle replaces the announced cost, which Check has charged, by the actual cost of the request. A cost of 0 refunds
+// everything. Settle changes quotas and credits, but not rates. It returns the part of the cost that the tenant's balance
+// could not cover.
 //
-// Only the first call settles: after a shortfall, less was taken than the cost that a second call
-// would refund. Settle does nothing if nothing was charged. It blocks on the store if this process
-// has leased too few credits.
+// Only the first call of Settle for a request has an effect. Settle does nothing if Check charged nothing. It blocks on
+// the store if this process has leased too few credits.
 func (d *Decision) Settle(cost int64) (shortfall int64) {
 	if !d.charged || d.settled || cost < 0 {
 		return 0
@@ -131,8 +127,8 @@ func (d *Decision) Settle(cost int64) (shortfall int64) {
 	return shortfall
 }
 
-// Done ends the request: it frees its concurrency slot, and the key's end no longer ends the
-// request. For a rejected or finished decision it does nothing.
+// Done ends the request. It frees the request's place in the concurrency limits, and the gateway no longer ends the request
+// when the key is revoked. For a rejected or finished decision, Done does nothing.
 func (d *Decision) Done() {
 	if d.entry == nil {
 		return

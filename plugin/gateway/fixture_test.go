@@ -26,12 +26,12 @@ import (
 type faultyStore struct {
 	*sqlstore.Store
 	down        atomic.Bool
-	failChanges atomic.Bool // failChanges makes only Changes fail.
+	failChanges atomic.Bool // failChanges makes the store's method Changes fail, while its other methods work.
 	lookups     atomic.Int64
 	// failedFlushes counts the flushes that failed.
 	failedFlushes atomic.Int64
 	changes       atomic.Int64
-	// flaky is the percentage of calls that fail while the store is not down.
+	// flaky is the percentage of store calls that fail although the store is not set to be down.
 	flaky       atomic.Int64
 	afterLookup atomic.Pointer[func()]
 	noDigests   bool
@@ -354,7 +354,7 @@ func (w *fixture) request(full string) *gateway.Request {
 	return &gateway.Request{Now: time.Now(), View: w.view, Keyspace: w.ks, Credential: full, Cost: 1, Addr: netip.MustParseAddr("192.0.2.1")}
 }
 
-// check checks a request, ends it and returns the reason.
+// check lets the gateway check one request with the key, ends the request, and returns the reason of the decision.
 func (w *fixture) check(full string, edit ...func(*gateway.Request)) gateway.Reason {
 	req := w.request(full)
 	for _, e := range edit {

@@ -31,8 +31,8 @@ func (g *Gateway) flushLoop(ctx context.Context) {
 	}
 }
 
-// flush writes everything that was counted since the last flush. After an error, the counts are
-// kept for a later flush.
+// flush writes the counts that have changed since the last flush to the store. After an error, the counts stay in memory
+// for a later flush.
 func (g *Gateway) flush(ctx context.Context) error {
 	g.flushMu.Lock()
 	defer g.flushMu.Unlock()
@@ -49,8 +49,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	subjects := maps.Clone(addresses)
 	keys := map[*keytable.KeyState]*keytable.Entry{}
 	for _, e := range entries {
-		// The mark is cleared before the counts are read, so that a later count marks the key
-		// again.
+		// The dirty mark of the key is cleared before its counts are read. So a count that comes later marks the key again.
 		e.ClearDirty()
 		if at, from := e.LastUse(); !at.IsZero() {
 			t := Touch{KeyID: e.Key.ID, SecretID: e.SecretID, At: at}
@@ -108,8 +107,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	return nil
 }
 
-// noteUnstored marks the counts that the store keeps no row of. subjects[i] is the subject of
-// counts[i].
+// noteUnstored marks the quota counts for which the store keeps no row. subjects[i] is the subject of counts[i].
 func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 	n := 0
 	var last *Usage
@@ -128,9 +126,9 @@ func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 		"limits_of", owner, "addresses_now", n)
 }
 
-// takeSpent takes the Spent of the keys. It reads all keys of a tenant at one moment: one key may
-// have spent credits that another key refunded just before. Without the refund, the spent amount
-// would exceed the lease.
+// takeSpent takes the credits that each key has spent since the last flush. It reads all keys of a tenant at the same
+// moment, because one key may have spent credits that another key refunded just before. Without that refund, the spent
+// credits would exceed the lease.
 func takeSpent(keys map[*keytable.KeyState]*keytable.Entry) map[*keytable.KeyState]ratelimit.Spent {
 	tenants := map[*keytable.TenantState][]*keytable.KeyState{}
 	for k, e := range keys {
@@ -152,7 +150,7 @@ func takeSpent(keys map[*keytable.KeyState]*keytable.Entry) map[*keytable.KeySta
 // probeTimeout bounds one probe of a store that failed.
 const probeTimeout = 2 * time.Second
 
-// probe checks whether a store that failed works again, since there may be no requests that do.
+// probe asks a store that failed whether it works again. Without probe, a gateway without requests would not notice that.
 func (g *Gateway) probe(ctx context.Context) {
 	if !g.degraded() {
 		return
@@ -162,7 +160,7 @@ func (g *Gateway) probe(ctx context.Context) {
 	if !g.health.Reading() && g.store.Ping(ctx) == nil {
 		g.health.ReadWorked()
 	}
-	// The flush before has written the kept counts. This empty flush renews the credit leases.
+	// The flush before this call has written the kept counts. This empty flush renews the leases of credits.
 	if !g.health.Writing() && g.nothingDirty() && g.store.WriteFlush(ctx, g.node, &Flush{At: time.Now()}) == nil {
 		g.health.WriteWorked()
 	}

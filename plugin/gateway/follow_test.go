@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// When reading the changes fails, the revocation by another process is read later.
+// TestFailedCatchUpIsRetried checks that a gateway that fails to read a revocation by another process reads it later.
 func TestFailedCatchUpIsRetried(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "free", 0)

@@ -28,11 +28,11 @@ type Options struct {
 	// Freshness reports how current the keys in memory are. It is needed if several gateways share
 	// the store, and nil otherwise. Package cluster provides it.
 	Freshness Freshness
-	// CacheEntries is how many keys are kept in memory. Default: 500,000. A key in use takes about
-	// 1 KiB, and twice that if it is its tenant's only key.
+	// CacheEntries is how many keys are kept in memory. Default: 500,000. A key in use takes about 1 KiB, and about 2 KiB if
+	// its tenant has no other key.
 	CacheEntries int64
-	// NewMeter makes the value of Decision.Meter for a key that comes into use. It must not block.
-	// Default: no meters.
+	// NewMeter makes the usage counter of a key when the key comes into use; Decision.Meter returns it. NewMeter must not
+	// block. nil: usage is not counted.
 	NewMeter func(keyspace, tenant, key string) any
 }
 
@@ -51,12 +51,12 @@ type Freshness interface {
 	// Stale reports whether keys of a keyspace may no longer be accepted from memory. It must not
 	// allocate.
 	Stale(now time.Time, keyspace string) bool
-	// Lagging reports whether keys that were created recently may be unknown here.
+	// Lagging reports whether this gateway may not know keys yet that another node created recently.
 	Lagging(now time.Time) bool
 }
 
-// Gateway checks requests. It holds only state, so it outlives the configurations that use it:
-// each request brings its View. Package cluster makes it follow the store's changes. Safe for
+// Gateway checks requests. It keeps state but no configuration: each request brings the View of its configuration. So a
+// Gateway outlives the configurations that use it. Package cluster makes it follow the changes in a shared store. Safe for
 // concurrent use.
 type Gateway struct {
 	store   Store
@@ -133,8 +133,8 @@ func (g *Gateway) SetStore(s Store) {
 	g.keys.SetStore(s)
 }
 
-// SetLimiter makes l charge requests from now on. l also releases, adjusts and resets requests
-// that the former limiter charged. Safe while requests run.
+// SetLimiter makes l charge all later requests. l also releases, adjusts and resets requests that the former limiter
+// charged. SetLimiter is safe while requests run.
 func (g *Gateway) SetLimiter(l ratelimit.Limiter) { g.limiter.Store(&l) }
 
 // limits returns the current limiter.
@@ -259,7 +259,7 @@ func (g *Gateway) failuresOf(ks *Keyspace) *clients.Failures {
 	return f.Failures
 }
 
-// same reports whether the table counts for the limit p.
+// same reports whether the table f counts failed attempts for the limit p.
 func (f *keyspaceFailures) same(p *ratelimit.Policy) bool {
 	return f.policy == p || *f.policy == *p
 }
@@ -282,7 +282,7 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 	}
 }
 
-// markAddressDirty adds the bill's address to the next flush if quotas were counted for it.
+// markAddressDirty makes the next flush write the counts of the bill's client address, if quotas were counted for it.
 func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 	for i := range b.Address.Lines {
 		if b.Address.Lines[i].Policy.Kind == ratelimit.Quota {

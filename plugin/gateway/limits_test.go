@@ -37,7 +37,7 @@ func TestLimitsAreAllOrNothing(t *testing.T) {
 	w := newFixture(t, plan("free", "rate 3/h", "quota 5/day", "credits"))
 	w.tenant("acme", "free", 4)
 	_, key := w.key("acme")
-	w.want(gateway.Allowed, key, cost(3)) // After this request, 2 of the quota, 1 credit and 2 tokens of the rate are left.
+	w.want(gateway.Allowed, key, cost(3)) // After this request, 2 requests of the quota, 1 credit and 2 tokens of the rate are left.
 	w.want(gateway.QuotaExceeded, key, cost(3))
 	w.want(gateway.CreditsExhausted, key, cost(2))
 	if got := w.balance("acme"); got != 1 {
@@ -50,8 +50,8 @@ func TestLimitsAreAllOrNothing(t *testing.T) {
 	}
 }
 
-// The keys of a tenant share its limits per tenant; another tenant has its own, and each key its
-// limits per key.
+// TestLimitScopes checks that the keys of one tenant share the limits per tenant, that another tenant has limits of its
+// own, and that each key has its own limits per key.
 func TestLimitScopes(t *testing.T) {
 	w := newFixture(t, plan("shared", "rate 2/h per tenant"), plan("own", "rate 2/h"))
 	w.tenant("a", "shared", 0)
@@ -74,8 +74,8 @@ func TestLimitScopes(t *testing.T) {
 	}
 }
 
-// A tenant's own limits replace the plan's limits of that kind. A key's own limits are added to
-// the others.
+// TestOverrides checks that a tenant's own limits replace the plan's limits of the same kind, and that a key's own limits
+// apply in addition.
 func TestOverrides(t *testing.T) {
 	w := newFixture(t, plan("free", "rate 5/h", "quota 100/day"))
 	w.tenant("acme", "free", 0)
@@ -202,7 +202,7 @@ func TestSettle(t *testing.T) {
 		d.Done()
 		return shortfall
 	}
-	run(5, 0) // Settle(0) refunds all.
+	run(5, 0) // Settle(0) refunds the whole cost.
 	if got := w.balance("acme"); got != 20 {
 		t.Errorf("after a refund: %d", got)
 	}
@@ -249,7 +249,7 @@ func TestSettleTwice(t *testing.T) {
 		{5, []int64{0, 0}, 20}, {5, []int64{0, 3}, 20}, {2, []int64{1, 0}, 18}, {1, []int64{1, 0}, 16},
 		{7, []int64{7, 7}, 2}, {1, []int64{100, 0}, 0},
 	} {
-		if tt.left == 0 { // The first request takes all credits, so run would fail at its second one.
+		if tt.left == 0 { // The first request takes all credits, so a further request in the same run would be rejected.
 			var d gateway.Decision
 			req := w.request(key)
 			w.gw.Check(context.Background(), req, &d)

@@ -17,7 +17,7 @@ func (l *Live) End(v keytable.Validity) { l.end(reasonOf(v)) }
 // nothing.
 func (d *Decision) Track(end func(Reason)) { d.TrackIn(new(Live), end) }
 
-// TrackIn is Track with the Live given by the caller, so that it does not allocate.
+// TrackIn is Track without an allocation: the caller provides the Live.
 func (d *Decision) TrackIn(l *Live, end func(Reason)) {
 	if d.entry == nil || d.Reason != Allowed {
 		return
@@ -27,7 +27,7 @@ func (d *Decision) TrackIn(l *Live, end func(Reason)) {
 	d.gw.keys.Track(&l.Live, d.entry, l)
 }
 
-// reasonOf returns the reason to reject a request whose key has that validity.
+// reasonOf returns the reason to reject a request whose key has the validity v.
 func reasonOf(v keytable.Validity) Reason {
 	switch v {
 	case keytable.Valid:

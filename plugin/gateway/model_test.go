@@ -22,8 +22,8 @@ const (
 	bad
 )
 
-// standing is a state with the number of the change that led to it. If the number is the same
-// before and after a request, no change ran during the request.
+// standing is the state of a key or tenant, with the number of the change that led to it. If the number is the same before
+// and after a request, no change ran during the request.
 type standing struct {
 	change int64
 	state  int32
@@ -57,7 +57,7 @@ func change(p *atomic.Pointer[standing], f func() (int32, error)) {
 
 const modelQuota = 6000
 
-// model is a gateway, and the state that its keys and tenants must have.
+// model is a gateway together with the states that its keys and tenants are expected to have.
 type model struct {
 	*fixture
 	configs sync.Mutex
@@ -190,7 +190,7 @@ func (m *model) manage(r *rand.Rand) {
 	}
 }
 
-// spendAll spends every balance, which proves that no part of it is reserved.
+// spendAll spends the balance of every tenant completely. That proves that no credits stay reserved.
 func (m *model) spendAll() {
 	for _, k := range m.keys {
 		t := k.tenant
@@ -205,9 +205,9 @@ func (m *model) spendAll() {
 	}
 }
 
-// Requests, management, reloads and an unreliable store run concurrently, with a clean stop after
-// each round. No rejected key passes, no known key is unknown and no unknown one known, and every
-// credit and count is accounted for.
+// TestModel runs requests, management changes, reloads and an unreliable store concurrently, with a clean stop after each
+// round. No rejected key may pass, no known key may be reported as unknown, and every credit and count must be accounted
+// for.
 func TestModel(t *testing.T) {
 	m := &model{fixture: newFixture(t, plan("free"))}
 	m.reload()
@@ -271,7 +271,7 @@ func TestModel(t *testing.T) {
 				t.Errorf("round %d: %s was allowed %d of a quota of %d", round, mt.slug, n, modelQuota)
 			}
 		}
-		// A change that failed may be in the store. After the restart, the stored state counts.
+		// A change that failed may be in the store nevertheless. After the restart, the model takes over the stored state.
 		for _, k := range m.keys {
 			row := m.readKey(k.id)
 			state := good
@@ -285,7 +285,7 @@ func TestModel(t *testing.T) {
 		if mt.slug[0] != 'q' {
 			continue
 		}
-		// Every count is in the store, so the rest of the quota can be spent, and no more.
+		// The store has every count. So exactly the unspent part of the quota can still be spent.
 		var full string
 		for _, k := range m.keys {
 			if k.tenant == mt && !k.revoked {

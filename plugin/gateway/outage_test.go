@@ -8,15 +8,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// While the store is unreachable, keys in memory are accepted with their limits, other keys get
-// 503, and no count is lost. The gateway recovers by itself.
+// TestStoreOutage checks an unreachable store: keys in memory are accepted within their limits, other keys get 503, and no
+// count is lost. The gateway recovers by itself when the store answers again.
 func TestStoreOutage(t *testing.T) {
 	w := newFixture(t, plan("free", "quota 100/day", "credits"))
 	w.tenant("acme", "free", 1000)
 	_, used := w.key("acme")
 	_, unused := w.key("acme")
 	now := time.Now().UTC()
-	// The cache adds a key a moment after its first use.
+	// The cache adds a key a moment after the first use of the key, so the key is used until it is in memory.
 	spent := int64(0)
 	testkit.Eventually(t, "the key is in memory", func() bool {
 		lookups := w.store.lookups.Load()
@@ -31,7 +31,7 @@ func TestStoreOutage(t *testing.T) {
 		w.want(gateway.Allowed, used, at(now))
 	}
 	w.want(gateway.Unavailable, unused, at(now))
-	// The filter still rejects a key whose digest cannot be in the store.
+	// Even without the store, the filter of stored digests rejects a key whose digest cannot be in the store.
 	w.want(gateway.InvalidKey, w.generate())
 	if !w.gw.Stats().Degraded {
 		t.Error("not degraded while the store fails")

@@ -31,7 +31,8 @@ func TestUnknownKeyBecomesKnownWithItsPepper(t *testing.T) {
 	w.want(gateway.Allowed, key)
 }
 
-// A live request goes on when its key is stored again under another pepper.
+// TestLiveRequestOutlivesItsPepper checks that a running request continues when the digest of its key is stored again
+// under another pepper.
 func TestLiveRequestOutlivesItsPepper(t *testing.T) {
 	const p1, p2 = "the first pepper 0123456789", "the second pepper 0123456789"
 	w := newFixture(t)

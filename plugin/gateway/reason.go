@@ -30,8 +30,8 @@ const (
 	NumReasons
 )
 
-// reasons defines each reason's name, HTTP answer and texts for the console. A new reason needs a
-// constant, a row here, and the check that returns it.
+// reasons defines the name, the HTTP answer and the console texts of each reason. A new reason needs a constant, a row in
+// reasons, and a check that returns it.
 var reasons = [NumReasons]struct {
 	name    string
 	status  int

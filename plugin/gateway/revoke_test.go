@@ -77,8 +77,8 @@ func TestNoRequestPassesAfterRevocation(t *testing.T) {
 	const keys = 12
 	type target struct {
 		id, key string
-		// bad is set after the call that made the key invalid has returned, and cleared before the
-		// call that makes it valid again.
+		// bad is set after the call that made the key invalid has returned. It is cleared before the call that makes the key valid
+		// again.
 		bad atomic.Bool
 	}
 	targets := make([]*target, keys)
@@ -167,8 +167,8 @@ func TestAnotherProcessRevokes(t *testing.T) {
 	testkit.Eventually(t, "the other process's key is known", func() bool { return w.check(fresh) == gateway.Allowed })
 }
 
-// live checks a request and returns its decision, and a channel that gets the reason when the
-// request is ended.
+// live lets the gateway check a request that stays open. It returns the decision, and a channel that gets the reason when
+// the gateway ends the request.
 func (w *fixture) live(key string) (d *gateway.Decision, ended chan gateway.Reason) {
 	w.t.Helper()
 	d, ended = new(gateway.Decision), make(chan gateway.Reason, 2)
@@ -295,8 +295,8 @@ func TestGraceEndsLiveRequests(t *testing.T) {
 	}
 }
 
-// A timer that fires too early ends no request: the clock may have been set back, or the expiry
-// moved.
+// TestExpiryIsCheckedWhenTheTimerFires checks that a timer that fires too early ends no request. A timer fires too early
+// if the clock was set back, or if a change moved the expiry.
 func TestExpiryIsCheckedWhenTheTimerFires(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "free", 0)

@@ -8,10 +8,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Limits returns the standings of a tenant's own limits or, if k is not nil, of all limits of this
-// key's requests: the tenant's and the key's. It leaves out limits per address, which have a count
-// for each address. For credits, it returns only those leased here. It spends nothing. Counts of a
-// key or tenant that is not in use come from the store. It blocks on the store, within ctx.
+// Limits returns the state of a tenant's limits or, if k is not nil, of all limits of this key's requests: those of the
+// tenant and those of the key. It leaves out limits per address, because each address has a count of its own. For credits,
+// it returns only the credits that this node has leased. Limits spends nothing. It reads the counts of a key or tenant
+// that is not in use from the store, and blocks on the store within ctx.
 func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) ([]ratelimit.Standing, error) {
 	bill, err := g.billOf(ctx, v, t, k, now)
 	if err != nil {
@@ -77,8 +77,8 @@ func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 	return nil
 }
 
-// billOf returns a bill of cost 0 with the tenant's and the key's limits, bound as by rebind. A
-// key or tenant that is not in use begins with the store's counts.
+// billOf returns a bill of cost 0 with the limits of the tenant and of the key, which rebind has bound. The counts of a key
+// or tenant that is not in use are read from the store.
 func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) (*ratelimit.Bill, error) {
 	ks := v.Keyspaces[t.Keyspace]
 	if ks == nil || ks.Plans[t.Plan] == nil {

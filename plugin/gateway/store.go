@@ -66,15 +66,15 @@ type Touch struct {
 	IP       string
 }
 
-// Spend is the change of a tenant's credits by one key since the last flush.
+// Spend is how one key changed its tenant's credits since the last flush.
 type Spend struct {
 	Keyspace string
 	Tenant   string
 	KeyID    string
 	Amount   int64
-	// Returned was refunded after its lease had ended: it is added to the balance.
+	// Returned is the number of credits that were refunded after their lease had ended. The store adds them to the balance.
 	Returned int64
-	// Shortfall is the part of actual costs above the balance: it is recorded, but not taken.
+	// Shortfall is the part of actual costs that the balance could not cover. The ledger records it, but nobody pays it.
 	Shortfall int64
 }
 
@@ -94,7 +94,7 @@ const (
 	// FewCharges is the number of charges that the unleased credits must cover for a normal lease.
 	// With fewer, a node leases the cost of one charge.
 	FewCharges = 128
-	// LeaseShare is the divisor of a normal lease: one in LeaseShare of the unleased credits.
+	// LeaseShare is the divisor of a normal lease: a node leases one in LeaseShare of the unleased credits.
 	LeaseShare = 8
 )
 
@@ -107,8 +107,8 @@ type Store interface {
 	Changes(ctx context.Context, after int64, limit int) ([]Change, error)
 	// LastSeq returns the number of the newest change, 0 if there is none.
 	LastSeq(ctx context.Context) (int64, error)
-	// Wait blocks until any process may have written changes since the last call, or until ctx
-	// ends; then it returns the error of ctx. It may return early.
+	// Wait blocks until some process may have written changes since the last call. It may return early. If ctx ends, it
+	// returns the error of ctx.
 	Wait(ctx context.Context) error
 	// LoadUsage returns the counts of a subject's quota periods at now.
 	LoadUsage(ctx context.Context, subject string, now time.Time) ([]Usage, error)

@@ -13,14 +13,13 @@ type Plan struct {
 	Name string
 	// Deny rejects every request of the plan's tenants.
 	Deny bool
-	// Observe checks and counts requests, but allows those that would be rejected.
+	// Observe lets requests pass that would be rejected; they are still checked and counted.
 	Observe bool
 	// MaxKeys caps a tenant's active keys. 0: no cap.
 	MaxKeys int
 	// Scopes are the only scopes that the plan's keys can use. nil: all.
 	Scopes []string
-	// Cap is Scopes as a set, including the scopes that each includes; all scopes if Scopes is
-	// nil.
+	// Cap is Scopes as a set, together with the scopes that these include. It holds all scopes if Scopes is nil.
 	Cap ScopeSet
 	// Limits are the plan's rates, quotas and concurrency limits, and a policy of kind Credits if
 	// the plan states `credits`; in the order written.
@@ -30,7 +29,7 @@ type Plan struct {
 	// OnLeak is the reaction to a key that is reported as leaked: "revoke", "disable" or "report",
 	// which only records it. Empty means "report".
 	OnLeak string
-	// Was names former plans whose tenants get this one.
+	// Was holds former plan names. Tenants of these plans get this plan.
 	Was []string
 }
 
@@ -79,7 +78,7 @@ func (s *Scopes) Closure(names []string) ScopeSet {
 			continue
 		}
 		if s.Cumulative {
-			// The scope's own bit and every later one.
+			// The set holds the bit of the named scope and the bits of all later scopes.
 			b = s.All() &^ (b - 1)
 		}
 		set |= b
@@ -132,20 +131,19 @@ type Keyspace struct {
 	salt uint64
 }
 
-// View is one compiled configuration. Handlers pass the view that they were provisioned with to
-// Check. So requests that an old configuration still serves are checked by that one. Immutable,
-// except for its order among views.
+// View is one compiled configuration. Handlers pass the view that they were provisioned with to Check. So a request that an
+// old configuration still serves is checked by that old configuration. Immutable, except for its place in the order of
+// views.
 type View struct {
 	Keyspaces map[string]*Keyspace
 	// Hasher digests keys under the configured peppers.
 	Hasher *apikey.Hasher
-	// seq orders views: in Subject.Bind, the policies of a later view replace those of an earlier
-	// one.
+	// seq orders views. In Subject.Bind, the policies of a later view replace those of an earlier view.
 	seq atomic.Int64
 }
 
-// Renew makes v the newest view. Call it when a newer view is abandoned after it has checked
-// requests: the limits of v then replace those that the newer view bound.
+// Renew makes v the newest view. Call Renew when a newer view is abandoned after it has checked requests. The limits of v
+// then replace the limits that the abandoned view has bound to keys.
 func (v *View) Renew() { v.seq.Store(viewSeq.Add(1)) }
 
 // Newer reports whether v was made, or renewed, after other.

@@ -10,8 +10,8 @@ import (
 // Watcher is notified about limits, for events. Its methods may be called during requests, so they
 // must not block.
 type Watcher interface {
-	// LimitReached is called when a limit denied a request of a key: at most once per key and
-	// hour, and again after a restart. denied is valid only during the call.
+	// LimitReached is called when a limit rejects a request of a key. It is called at most once per key and hour, and again
+	// after a restart. denied is valid only during the call.
 	LimitReached(at time.Time, keyspace, tenant, key string, reason Reason, denied *ratelimit.Standing)
 	// QuotaUsed is called each time that the used amount of a quota has changed and is at least
 	// QuotaWatched percent. key is "" for a tenant's quota.

@@ -7,9 +7,9 @@ import (
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// cache keeps entries by the first word of a key's digest. It is the only code that uses
-// ristretto. Nothing depends on whether or when a Set takes effect: an outdated entry is
-// recognized by its version.
+// cache keeps entries in a ristretto cache, by the first word of a key's digest. No other code uses ristretto. The code
+// never relies on a Set taking effect, because ristretto may drop a Set or apply it late. An outdated entry is recognized
+// by its version.
 type cache struct {
 	// mu keeps Close from running during Set, which panics in ristretto. Reads are safe.
 	mu     sync.RWMutex
@@ -41,7 +41,7 @@ func (c *cache) get(word uint64) *Entry {
 	return e
 }
 
-// set stores e, or drops it. Ristretto decides which, and when get returns e.
+// set offers e to ristretto. Ristretto decides whether it keeps e, and from when on get returns e.
 func (c *cache) set(word uint64, e *Entry) {
 	c.mu.RLock()
 	if !c.closed {

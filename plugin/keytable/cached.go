@@ -10,8 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// A hundred thousand keys may be in use. So the cache holds only the third of each record that a
-// check needs, and texts that many keys share are in memory once.
+// A hundred thousand keys may be in use. To save memory, the cache holds only the third of each record that a check needs,
+// and keeps a text that many keys share once.
 
 // CachedKey is the part of a key's record that a check of a request needs. Immutable.
 type CachedKey struct {
@@ -34,7 +34,7 @@ type CachedKey struct {
 // coldFields are the fields that few keys have.
 type coldFields struct {
 	allowedIPs []netip.Prefix
-	// limits are the key's own, nil where its record states none.
+	// limits are the limits in the key's own record; nil if the record states none.
 	limits *ownLimits
 	// secretExpires is when the grace period of a rotation ends for the entry's secret, in Unix
 	// microseconds, 0 for never.

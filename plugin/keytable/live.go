@@ -13,8 +13,8 @@ import (
 // the tenant's suspension. Use each Live for one request only.
 type Live struct {
 	prev, next *Live
-	// list is the list of the key's state. It changes, under the locks of both lists, if that
-	// state was dropped just before the request was tracked.
+	// list is the list in the state of the request's key. It is replaced if that state was dropped just before the request was
+	// tracked. The locks of both lists guard the replacement.
 	list  atomic.Pointer[liveList]
 	entry *Entry
 	// owner is the tenant's state in which the request is counted.
@@ -31,14 +31,13 @@ type Ender interface{ End(Validity) }
 type liveList struct {
 	mu   sync.Mutex
 	head *Live
-	// ending is closed when the requests that were taken last, and all that were taken before,
-	// have been ended. It is nil while none was taken. A request is taken when its end is set to
-	// nil.
+	// ending is closed when the last group of requests that a call took from the list has been ended, and all earlier groups
+	// too. It is nil before the first group. A request is taken by setting its end to nil.
 	ending chan struct{}
 }
 
-// endOutside unlocks the list and then calls End of each of ends. When it returns, the requests
-// that concurrent calls took before have been ended too.
+// endOutside unlocks the list and then calls End of each of ends. It returns when requests that concurrent calls took from
+// the list before have been ended as well.
 func (ll *liveList) endOutside(ends []Ender, v Validity) {
 	before := ll.ending
 	if len(ends) > 0 {
@@ -54,8 +53,8 @@ func (ll *liveList) endOutside(ends []Ender, v Validity) {
 	}
 }
 
-// Track tracks l, a request that e allowed. It arranges that end.End is called, at most once, when
-// e's key stops being valid before l is removed. The call may come before Track returns.
+// Track tracks l, a request that the entry e allowed. It calls end.End, at most once, if the key of e stops being valid
+// before l is removed. The call may come before Track returns.
 func (t *Table) Track(l *Live, e *Entry, end Ender) {
 	l.entry, l.owner, l.end = e, e.TenantState, end
 	l.owner.live.Add(1)
@@ -66,16 +65,16 @@ func (t *Table) Track(l *Live, e *Entry, end Ender) {
 		l.timer = time.AfterFunc(time.Until(until), l.Expire)
 	}
 	list.mu.Unlock()
-	// A change of the key, or the drop of its state, raises the version first and searches the
-	// list then: either it finds this request, or this request finds the version raised.
+	// A change of the key, or the drop of its state, first raises the version and then searches the list. So either the change
+	// finds this request in the list, or this request finds the raised version.
 	if !e.Current() {
 		t.recheck(e)
 	}
 }
 
-// Expire ends the request if its key has expired by the wall clock, which also counts for new
-// requests. The timer may fire earlier: timers do not follow a clock that is set back, and a
-// change may move the expiry while the fired timer waits for the list.
+// Expire ends the request if its key has expired by the wall clock. The timer may fire too early, because timers do not
+// follow a clock that is set back, and because a change may move the expiry while the fired timer waits for the lock of
+// the list.
 func (l *Live) Expire() {
 	list := l.lock()
 	end, e := l.end, l.entry
@@ -114,7 +113,7 @@ func (l *Live) Remove() {
 	l.owner.live.Add(-1)
 }
 
-// lock locks the list that l is on, and returns it.
+// lock locks the list that holds the request l, and returns that list.
 func (l *Live) lock() *liveList {
 	for {
 		list := l.list.Load()
@@ -184,9 +183,9 @@ func (ll *liveList) entries() []*Entry {
 	return out
 }
 
-// recheck applies v, the validity of the entry now, to the requests that the entry old allowed. It
-// ends them where v is not Valid. Otherwise they go on until now expires. When it returns,
-// requests that a concurrent call ends have been ended too.
+// recheck applies v, the present validity of the key, to the requests that the entry old allowed. If v is not Valid, it ends
+// them. Otherwise they continue until the entry now expires. It returns when requests that concurrent calls end have been
+// ended as well.
 func (ll *liveList) recheck(old, now *Entry, v Validity) {
 	var ends []Ender
 	ll.mu.Lock()
@@ -214,9 +213,8 @@ func (ll *liveList) recheck(old, now *Entry, v Validity) {
 			l.timer = time.AfterFunc(time.Until(until), l.Expire)
 		}
 		if successor := &now.KeyState.live; successor != ll {
-			// The key's state was dropped, and changes search its successor only. Requests move
-			// only from an older state to a newer one, so two calls can't take the two locks in
-			// opposite order.
+			// The state of the key was dropped, and changes search only the state that replaced it. Requests move only from an older
+			// state to a newer one, so two calls can't take the locks of two states in opposite order.
 			ll.unlink(l)
 			successor.mu.Lock()
 			successor.link(l)
@@ -245,11 +243,11 @@ func (t *Table) recheckKey(k *KeyState) {
 	}
 }
 
-// recheckInterval is how soon a recheck that failed is repeated.
+// recheckInterval is the time after which a failed recheck of live requests is repeated.
 const recheckInterval = 250 * time.Millisecond
 
-// recheck checks, by the store's present record, whether the live requests that e allowed may go
-// on. While the store does not answer they go on, and are checked when it does.
+// recheck reads the present record of e's key from the store, and ends the live requests that e allowed if the key is no
+// longer valid. While the store does not answer, the requests continue, and recheck tries again.
 func (t *Table) recheck(e *Entry) {
 	if t.closed.Load() {
 		return

@@ -89,8 +89,7 @@ func (t *Table) Load(ctx context.Context, q *Query, digest apikey.Digest) (*Entr
 			c = &flight{digest: digest, done: make(chan struct{})}
 			t.loads.flights[id] = c
 			t.loads.mu.Unlock()
-			// The load does not use ctx: a caller that gives up must not fail the others that
-			// wait.
+			// The load does not use ctx, because other callers wait for the same load. They must not fail when this caller gives up.
 			go t.runLoad(id, c, t.newKeyQuery(q, candidates, hints))
 		} else {
 			t.loads.mu.Unlock()
@@ -102,14 +101,13 @@ func (t *Table) Load(ctx context.Context, q *Query, digest apikey.Digest) (*Entr
 		}
 		switch {
 		case c.digest != digest:
-			continue // the flight was of another key with the same first word, and has ended
+			continue // The look-up belonged to another key whose digest has the same first word, and has ended.
 		case c.err != nil:
 			return nil, c.err
 		case c.entry.Current():
 			return c.entry, nil
 		}
-		// The key changed after it was loaded. The loop ends, since each round needs another
-		// change.
+		// The key changed after it was loaded, so it is loaded again. The loop ends, because each round needs another change.
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrStore, err)
 		}
@@ -131,8 +129,8 @@ func (t *Table) runLoad(id flightID, c *flight, s keyQuery) {
 	close(c.done)
 }
 
-// load reads the record of the key that has one of candidates. It queues a rewrite where the
-// store holds the secret in an old form.
+// load reads the record of the key that has one of the candidate digests. If the store holds the secret in an old form,
+// load queues a rewrite to the present form.
 func (t *Table) load(ctx context.Context, keyspace string, digest apikey.Digest, candidates []apikey.Candidate, shown shownParts) (*Entry, error) {
 	e, rec, err := t.readRecord(ctx, digest, func() (*Record, error) { return t.store.Lookup(ctx, keyspace, candidates) })
 	if err != nil {
@@ -152,7 +150,7 @@ func (t *Table) load(ctx context.Context, keyspace string, digest apikey.Digest,
 	return e, nil
 }
 
-// reload reads the record of e's secret again, in whatever form it is stored now.
+// reload reads the record of e's secret again, by the id of the secret, in whatever form the secret is stored now.
 func (t *Table) reload(ctx context.Context, e *Entry) (*Entry, error) {
 	now, _, err := t.readRecord(ctx, e.digest, func() (*Record, error) { return t.store.LookupSecret(ctx, e.Keyspace(), e.SecretID) })
 	return now, err
@@ -199,9 +197,8 @@ func (t *Table) mayExist(candidates []apikey.Candidate) bool {
 	return false
 }
 
-// negativeTable remembers unknown digests: a fixed array in which newer ones overwrite older ones.
-// A digest counts as unknown only while no key was created since, and only for look-ups with the
-// same Hasher.
+// negativeTable remembers unknown digests in a fixed array, in which newer digests overwrite older ones. A digest counts as
+// unknown only as long as no key was created since, and only for look-ups with the same Hasher.
 type negativeTable [negatives]struct {
 	mu             sync.Mutex
 	word, low, gen uint64
@@ -219,6 +216,6 @@ func (n *negativeTable) has(word, low, created uint64, hasher *apikey.Hasher) bo
 func (n *negativeTable) put(word, low, created uint64, hasher *apikey.Hasher) {
 	s := &n[word%negatives]
 	s.mu.Lock()
-	s.word, s.low, s.gen, s.hasher = word, low, created+1, hasher // gen is never 0, so that a slot of zeros matches nothing
+	s.word, s.low, s.gen, s.hasher = word, low, created+1, hasher // gen is never 0. So a slot that was never used matches no digest.
 	s.mu.Unlock()
 }

@@ -11,8 +11,8 @@ import (
 
 const registryShards = 1024
 
-// registry holds the states of keys and tenants in use, and the generations that keep a slow
-// load from bringing back a record that changed while it was read.
+// registry holds the states of keys and tenants in use. Its generations count changes. A load compares them before and
+// after its read, so that a slow load never brings back a record that changed meanwhile.
 type registry struct {
 	seed   maphash.Seed
 	shards [registryShards]registryShard
@@ -52,8 +52,8 @@ func (t *registry) snapshot(g *generations) {
 	}
 }
 
-// admit makes an entry of a record that was read after g was taken. It returns nil where the
-// key or its tenant may have changed since: then the record must be read again.
+// admit makes an entry of a record that was read after the generations g were taken. It returns nil if the key or its tenant
+// may have changed since then; the caller must then read the record again.
 func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry {
 	tid := ID{r.Key.Keyspace, r.Tenant.Slug}
 	ts, ti, th := t.shard(tid)
@@ -63,7 +63,7 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 		return nil
 	}
 	owner := t.tenant(ts, th, tid)
-	owner.users.Add(1) // this keeps owner until the key's state refers to it
+	owner.users.Add(1) // This use keeps the tenant's state in memory until the key's state refers to it.
 	defer owner.users.Add(-1)
 	e := &Entry{TenantState: owner, tenantVersion: owner.version.Load()}
 	if owner.cached == nil || owner.cachedVersion != e.tenantVersion || owner.cached.Version != r.Tenant.Version {
@@ -73,7 +73,7 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 	ts.mu.Unlock()
 	fillEntry(e, digest, r)
 
-	// The tenant may change from here on: its version then differs from the entry's.
+	// A change of the tenant from here on gives the tenant another version than the entry has, so the entry becomes a miss.
 	kid := ID{r.Key.Keyspace, r.Key.ID}
 	ks, ki, kh := t.shard(kid)
 	ks.mu.Lock()
@@ -164,8 +164,8 @@ func (t *registry) EachTenant(f func(*TenantState)) {
 	}
 }
 
-// invalidateKey makes every entry of the key a miss, also those that are being loaded. It
-// returns the key's state, nil where the key is not in use.
+// invalidateKey makes every entry of the key a cache miss, also entries that are being loaded. It returns the state of the
+// key, or nil if the key is not in use.
 func (t *registry) invalidateKey(id ID) *KeyState {
 	s, _, hash := t.shard(id)
 	s.mu.Lock()
@@ -178,7 +178,8 @@ func (t *registry) invalidateKey(id ID) *KeyState {
 	return state
 }
 
-// invalidateTenant is invalidateKey for a tenant, and so for all of its keys.
+// invalidateTenant makes every entry of the tenant's keys a cache miss, also entries that are being loaded. It returns the
+// state of the tenant, or nil if no key of the tenant is in use.
 func (t *registry) invalidateTenant(id ID) *TenantState {
 	s, _, hash := t.shard(id)
 	s.mu.Lock()
@@ -204,8 +205,8 @@ func (t *registry) invalidateAll() {
 	t.creations.Add(1)
 }
 
-// eachKey calls f with every key state or, where owner is not nil, with the states of that
-// tenant's keys. It holds no lock meanwhile.
+// eachKey calls f with the state of every key or, if owner is not nil, of every key of that tenant. It holds no lock during
+// the calls.
 func (t *registry) eachKey(owner *TenantState, f func(*KeyState)) {
 	var batch []*KeyState
 	for i := range t.shards {
@@ -242,10 +243,9 @@ func (t *registry) FindTenant(keyspace, name string) *TenantState {
 	return s.tenants.find(hash, id)
 }
 
-// sweep drops idle key states until at most keep are left. It marks their subjects as dropped,
-// so that a request which still holds one looks the key up again, and their entries become
-// misses. Only keys are counted: a tenant's state stays while a key state refers to it, and
-// most tenants have few keys.
+// sweep drops states of idle keys until at most keep states are left. It marks the subjects of these keys as dropped, so
+// that a request which still holds such a subject looks the key up again. The cached entries of the keys become misses.
+// Only key states are counted, because a tenant's state stays as long as a key state refers to it.
 func (t *registry) sweep(now time.Time, keep int64) {
 	if t.keys.Load() <= keep {
 		return
@@ -259,11 +259,11 @@ func (t *registry) sweep(now time.Time, keep int64) {
 			if t.keys.Load() <= keep || !k.live.empty() || !k.Subject.Idle(now) {
 				return
 			}
-			// The version rises before the list is searched again, so that a request which is
-			// tracked later notices: see Track.
+			// The version is raised before the list is searched again. So a request that is tracked later notices the raised version,
+			// see Track.
 			k.version.Add(1)
 			if k.live.empty() && k.Subject.Drop(now) {
-				s.generation.Add(1) // a load that found this state must not finish with it
+				s.generation.Add(1) // The generation is raised so that a load that found this state does not finish with it.
 				dropped = append(dropped, k)
 				t.keys.Add(-1)
 				k.owner.users.Add(-1)

@@ -11,9 +11,9 @@ import (
 // than keys are issued in now, or without all of the parts that may be shown.
 type rewrite struct {
 	keyspace, secret string
-	// to is the primary form; zero where the secret is stored in it already.
+	// to is the primary form of the secret. It is the zero value if the secret is stored in that form already.
 	to apikey.Candidate
-	// shown is zero where the secret is stored with these parts already.
+	// shown are the parts of the secret that may be shown. It is the zero value if the store has these parts already.
 	shown shownParts
 }
 

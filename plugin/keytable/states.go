@@ -2,11 +2,10 @@ package keytable
 
 import "hash/maphash"
 
-// states is the set of one shard's key or tenant states, by id. The shard's lock guards it. Unlike
-// a map it does not hold the ids again, which are in the states, and takes a fifth of a map's
-// memory. That counts where a hundred thousand keys are in use. It uses open addressing with
-// linear probing and backward shift deletion (Knuth, The Art of Computer Programming, 6.4,
-// algorithm R).
+// states is the set of one shard's states of keys or tenants, by id. The lock of the shard guards it. A map would hold each
+// id a second time, and take five times the memory; with a hundred thousand keys in use that matters. The set uses open
+// addressing with linear probing and backward shift deletion (Knuth, The Art of Computer Programming, volume 3, section
+// 6.4, algorithm R).
 type states[S any, P identified[S]] struct {
 	// slots has a power of two elements, or none. At least a quarter of them is nil.
 	slots []*S
@@ -67,8 +66,8 @@ func (t *states[S, P]) remove(seed maphash.Seed, id ID) {
 			return
 		}
 	}
-	// The removal leaves a gap at i. A later state that a search would no longer find, because it
-	// stops at the gap, moves into it.
+	// The removal leaves a gap at i, and a search stops at a gap. So a later state whose search begins at or before the gap
+	// moves into the gap.
 	for j := (i + 1) & mask; t.slots[j] != nil; j = (j + 1) & mask {
 		at := home(maphash.Comparable(seed, *P(t.slots[j]).name()), len(t.slots))
 		if (j-at)&mask >= (j-i)&mask {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The set holds the same states as a map after the same random changes.
+// TestStatesEqualsMap checks that the set holds the same states as a map after the same random changes.
 func TestStatesEqualsMap(t *testing.T) {
 	seed := maphash.MakeSeed()
 	for _, ids := range []int{1, 3, 40, 2000} {

@@ -10,8 +10,7 @@ import (
 // ErrNotFound means that the store has no such row. It is an answer, not a failure.
 var ErrNotFound = errors.New("not found")
 
-// ErrStore is wrapped by every error that kept the store from answering. Such an error does not
-// show whether a key exists.
+// ErrStore is wrapped by every error of a store that could not answer. Such an error does not show whether a key exists.
 var ErrStore = errors.New("store unavailable")
 
 // ChangeKind is the kind of object that a Change is about.
@@ -61,11 +60,11 @@ type Store interface {
 	// SecretDigests returns the stored digests of the secrets of keys, in no order. A key that
 	// does not exist has none.
 	SecretDigests(ctx context.Context, keyspace string, keyIDs ...string) ([][]byte, error)
-	// Rehash replaces a secret's digest by its primary form. It writes no audit event, and no
-	// change but one of ChangeSecret: the key is the same.
+	// Rehash replaces a secret's digest by the primary form of the digest. It writes no audit event. Its only change is one of
+	// the kind ChangeSecret, because the key stays the same.
 	Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error
-	// SetShown replaces the shown parts of a secret, and of its key where the secret is its
-	// newest. It writes no audit event, and no change but one of ChangeSecret. ErrNotFound
-	// where there is no such secret.
+	// SetShown replaces the parts of a secret that may be shown. If the secret is the newest of its key, it replaces the shown
+	// parts of the key too. SetShown writes no audit event. Its only change is one of the kind ChangeSecret. It returns
+	// ErrNotFound if there is no such secret.
 	SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error
 }

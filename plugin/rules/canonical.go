@@ -162,7 +162,7 @@ func (c *canonicalizer) read(path string) {
 	segment := 1 // segment is the start of the current segment in out.
 	for i := 1; i < len(path); i++ {
 		if c.fault&^(EncodedSlash|Parameter) != 0 {
-			return // The rest does not matter: the path is rejected or forwarded as sent.
+			return // The fault is known, so the rest of the path need not be read: the path is rejected or forwarded as sent.
 		}
 		run := i
 		for i < len(path) && path[i] != '/' && pathByte[path[i]] <= rawClass {

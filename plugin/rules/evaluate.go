@@ -19,8 +19,7 @@ type Set struct {
 	needs         []uint64
 	prices        []CostRule
 	scopeDeny     bool
-	// pathless reports whether no rule depends on the path, so that every path is forwarded as
-	// sent.
+	// pathless reports whether no rule depends on the path. Every path is then forwarded as sent.
 	pathless bool
 	// caseless reports whether all lines are in lower case, so that a lower-case path needs no
 	// folding.
@@ -271,9 +270,8 @@ type comparer struct {
 	folding bool
 }
 
-// any calls the function try with each form of name (with and without a trailing slash, in both
-// cases) until try returns true, and reports whether it did. The empty name is the root path,
-// which has no form without a slash.
+// any calls the function try with each form of name, with and without a trailing slash and in both cases, until try returns
+// true. It reports whether try returned true. The empty name stands for the root path, which has no form without a slash.
 func (w *comparer) any(name string, try func(slash, folded bool, name string) bool) bool {
 	if name != "" && try(false, false, name) || try(true, false, name) {
 		return true
@@ -330,7 +328,7 @@ func (s *Set) class(w *comparer, path string, names []string) Class {
 			}
 		}
 		if optional {
-			// All other paths are public, and Optional is stricter.
+			// All other paths are public. Optional is stricter than public, so Optional applies.
 			return Optional
 		}
 		return Public

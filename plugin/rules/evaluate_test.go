@@ -364,7 +364,7 @@ func TestEvaluateCosts(t *testing.T) {
 
 		{"GET", "/health/", 1, "/health"},
 		{"GET", "/Health", 1, "/health"},
-		// The slash makes it dearer, but the line with the actual cost applies.
+		// The trailing slash matches a line with a higher cost, but the line with the actual cost applies.
 		{"GET", "/v1/gen/", 3, "/v1/gen"},
 		{"POST", "/v1/generate/../gen", 5, "/v1/gen"},
 	} {

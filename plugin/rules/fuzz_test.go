@@ -8,10 +8,11 @@ import (
 	"testing"
 )
 
-// interpreters change a path as upstreams do. They are written independently of steps.
+// interpreters change a path as upstreams do. They are written without the code of steps, the product's own list, so that a
+// fault in steps is noticed.
 var interpreters = []func(string) string{
 	func(p string) string { return p },
-	// net/http.ServeMux
+	// This function resolves dot segments as net/http.ServeMux does.
 	func(p string) string {
 		if p == "" {
 			return "/"

@@ -14,19 +14,19 @@ import (
 // rejected or, if paths are not rejected, gets the strictest verdict.
 const maxInterpretations = 16
 
-// maxInterpretedPath bounds the length of such a path in bytes, since each interpretation costs
-// time.
+// maxInterpretedPath bounds the length, in bytes, of a path that is forwarded as sent, because each interpretation of such
+// a path costs time.
 const maxInterpretedPath = 2048
 
 // maxInterpretedBytes bounds the total length of all interpretations of one path, in bytes.
 const maxInterpretedBytes = 8192
 
-// interpretations returns every way in which an upstream might read the path raw, each once. The
-// first is the path itself. It returns false if there are too many, or if keep, which may be nil,
-// returns false for one of them.
+// interpretations returns every way in which an upstream might read the path raw, each once. The first is the path itself.
+// It returns false if there are too many interpretations. It also returns false if the function keep rejects one of them;
+// keep may be nil.
 //
-// It applies every sequence of steps, so the result covers upstreams that decode, cut and clean in
-// any order.
+// The result holds the outcome of every sequence of steps. So it covers upstreams that decode, cut and clean a path in any
+// order.
 func interpretations(raw string, keep func(path string) bool) ([]string, bool) {
 	if len(raw) > maxInterpretedPath {
 		return nil, false

@@ -83,7 +83,7 @@ type line struct {
 	methods []string
 	// written matches paths with regard to case; folded matches case-folded paths.
 	written, folded pattern
-	// below is the pattern "/docs" of the line "/docs/*"; nil for other lines.
+	// below is the pattern "/docs" of a line "/docs/*". It is nil for other lines.
 	below *pattern
 	// wild reports whether the pattern has a wildcard.
 	wild bool
@@ -116,7 +116,7 @@ func compile(p Pattern) (line, error) {
 	return l, nil
 }
 
-// caseless reports whether written and folded match the same lower-case paths.
+// caseless reports whether the pattern as written and the case-folded pattern match the same lower-case paths.
 func (l *line) caseless(p Pattern) bool { return fold(p.Path) == p.Path }
 
 // matches reports whether l matches a path as `public` and `optional` lines do: with regard to

@@ -15,19 +15,20 @@ type pattern struct {
 	kind   kind
 	lit    string
 	tokens []token
-	// slashed, for a glob, is the result of slashAdded; nil if that is none.
+	// slashed is the glob with an added slash, as slashAdded returns it. It is nil for other patterns, and if slashAdded
+	// returns none.
 	slashed *pattern
 }
 
 type kind uint8
 
 const (
-	everything kind = iota // *
-	exact                  // /a
-	prefix                 // /a*
-	suffix                 // *.a
-	middle                 // */a/*
-	glob                   // /a/*/b
+	everything kind = iota // everything is the pattern "*".
+	exact                  // exact is a pattern like "/a".
+	prefix                 // prefix is a pattern like "/a*".
+	suffix                 // suffix is a pattern like "*.a".
+	middle                 // middle is a pattern like "*/a/*".
+	glob                   // glob is a pattern like "/a/*/b".
 )
 
 // token is a part of a glob: literal text, a "*", or a class of bytes.
@@ -277,8 +278,7 @@ func (p *pattern) matchSlashed(path string, folded bool) bool {
 	case middle:
 		return p.match(path, folded) || slash && len(path) >= len(lit) && hasPrefix(path[len(path)-len(lit):], lit, folded)
 	}
-	// Neither a star nor a class matches a slash, so only a slash at the pattern's end can match
-	// the added one.
+	// Neither a star nor a class matches a slash. So only a slash at the end of the pattern can match the added slash.
 	return p.slashed != nil && p.slashed.matchGlob(path, folded)
 }
 
@@ -311,9 +311,9 @@ func (p *pattern) slashAdded() (pattern, bool) {
 	return pattern{kind: glob, tokens: tokens}, true
 }
 
-// matchGlob backtracks to the last star only. That suffices, since a star matches no slash. Text
-// between two stars that has a slash fits in one place only. Text without one leaves the most for
-// later stars if it is placed as early as possible.
+// matchGlob matches a glob, and backtracks to the last star only. That is enough, because a star matches no slash: text with
+// a slash between two stars fits in only one place, and text without a slash is placed as early as possible, which leaves
+// the most text for later stars.
 func (p *pattern) matchGlob(path string, folded bool) bool {
 	tokens := p.tokens
 	t, i := 0, 0

@@ -20,7 +20,7 @@ const (
 	Public Class = iota
 	// Optional allows requests without a key; a key that is sent must be valid.
 	Optional
-	// Default is the class of paths without a rule: they need a key, unless protect rules exist.
+	// Default is the class of paths without a rule. Such a path needs a key, unless the configuration has protect lines.
 	Default
 	// Protected needs a key because of a protect rule.
 	Protected
