@@ -46,7 +46,7 @@ type Format struct {
 	// Length counts the characters after the prefix, checksum included. Default: 32;
 	// at most 255.
 	Length int `json:"length,omitempty"`
-	// Checksum of the key. Default: crc32.
+	// Checksum is the kind of checksum at the end of a key. Default: crc32.
 	Checksum Checksum `json:"checksum,omitempty"`
 }
 
@@ -59,7 +59,7 @@ const (
 	Base58 Charset = "base58"
 	// Hex is the hexadecimal digits, in upper and lower case.
 	Hex Charset = "hex"
-	// AnyChar is every visible ASCII character but comma, semicolon and quotes (" and ').
+	// AnyChar allows every visible ASCII character except comma, semicolon and both kinds of quotes, " and '.
 	AnyChar Charset = "any"
 )
 

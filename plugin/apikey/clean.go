@@ -32,9 +32,8 @@ const (
 // Its time is linear in len(s).
 func (g *Grammar) Clean(s string) string { return g.cleaner.Clean(s) }
 
-// CleanWords is Clean for a text that is still used afterwards, such as a header for the upstream.
-// It keeps a key-like text in the middle of a word: the letters of a JWT may hold a short prefix
-// by chance.
+// CleanWords is Clean for a text that is used afterwards, such as a header for the upstream. It does not replace a text in
+// the middle of a word that looks like a key, because the letters of a JWT may contain a short prefix by chance.
 func (g *Grammar) CleanWords(s string) string { return g.cleaner.clean(s, true) }
 
 // Cleaner replaces the keys of several grammars in texts, in one pass. Immutable, safe for
@@ -115,7 +114,7 @@ func (c *Cleaner) insert(t target) {
 			n.chars, n.next = append(n.chars, t.prefix[i]), append(n.next, next)
 			if at == 0 {
 				c.starts[t.prefix[i]] = next
-				c.high[t.prefix[i]>>4+'0'] = true // prefixes are ASCII, so the digit is at most 7
+				c.high[t.prefix[i]>>4+'0'] = true // Prefixes are ASCII, so the first hexadecimal digit of each character is at most 7.
 			}
 		}
 		at = next
@@ -141,7 +140,7 @@ func (c *Cleaner) opens(s string, i int) bool {
 	} else if len(s)-i < 3 {
 		return false
 	}
-	// The first layer in which both digits can be read gives the character. If that is a percent
+	// The character is found in the first layer of escapes in which both digits can be read. If the character is a percent
 	// sign, the loop reads the digits after it.
 	for {
 		if next >= len(s) || !c.high[s[next]] {
@@ -188,8 +187,8 @@ func (c *Cleaner) clean(s string, words bool) string {
 	return out
 }
 
-// scan is clean without the quick test mayHoldKey. It also returns how many characters it read; a
-// character that it reads twice counts twice.
+// scan does the work of clean without the quick test mayHoldKey. It also returns how many characters it read, where a
+// character that was read twice counts twice.
 func (c *Cleaner) scan(s string, words bool) (string, int) {
 	var out strings.Builder
 	r := reader{c: c, s: s}
@@ -212,8 +211,8 @@ func (c *Cleaner) scan(s string, words bool) (string, int) {
 			i++
 			continue
 		}
-		// Another key may begin within this one and end after it. Then both are replaced, and only
-		// as much is shown as may be shown of both.
+		// Another key may begin within this key and end after it. Then both keys are replaced, and the shown part is the smaller
+		// one of the two shown parts.
 		shown, end := f.shown, f.end
 		for j, last := i+1, f; j < end; j++ {
 			if c.starts[s[j]] == 0 {
@@ -256,8 +255,8 @@ type target struct {
 }
 
 func newTarget(g *Grammar, prefix string) target {
-	// Even after a hex or base58 prefix all base62 characters count as the key's, so that the end
-	// of a mistyped key is hidden too.
+	// After every prefix, all base62 characters count as characters of the key, even if the key's own characters are only hex or
+	// base58. So the end of a mistyped key is hidden too.
 	t := target{grammar: g, prefix: prefix, class: classBase62, min: maxAccepted, shown: shownPrefix}
 	shapes := 0
 	for i := range g.shapes {
@@ -332,8 +331,8 @@ func (r *reader) find(i int) (f found, ok bool) {
 		if !is {
 			return
 		}
-		// If two prefixes match at the same place, the longer text is taken for the key. Its
-		// visible part is the smaller one of what the two prefixes allow.
+		// If two prefixes match at the same place, the longer text is taken for the key. The shown part is the smaller one of those
+		// that the two prefixes allow.
 		if ok {
 			next.shown = min(next.shown, f.shown)
 		}
@@ -349,8 +348,7 @@ func (r *reader) find(i int) (f found, ok bool) {
 // prefix can't be a key's.
 func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	s, f := r.s, found{target: t}
-	// may is how many characters after the prefix may be shown. It is negative where a part of the
-	// prefix must be hidden too.
+	// may is how many characters after the prefix may be shown. It is negative if a part of the prefix must be hidden too.
 	may := t.shown - len(t.prefix)
 	n, p, lower := 0, body, true
 	for p < len(s) {
@@ -369,8 +367,8 @@ func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	f.end = p
 	shown := t.shown
 	if t.several && len(t.prefix)+n <= t.grammar.longest {
-		// Several shapes have this prefix. The key's own shape may allow more characters to be
-		// shown than the strictest one.
+		// Several shapes have this prefix. The shape of this key may allow more characters to be shown than the strictest of those
+		// shapes.
 		key := make([]byte, 0, maxKeyLength)
 		for p := start; p < f.end; {
 			var c byte
@@ -394,9 +392,9 @@ func (t *target) skip(s string, i, n int) int {
 	return i
 }
 
-// findWithin is find for an i within the key outer. Where the prefix ends within outer and its
-// charset is part of outer's, the key ends where outer ends and is not read again. So a text of
-// nothing but prefixes takes linear, not quadratic time.
+// findWithin finds a key that begins at i, inside the key outer. If the prefix of the inner key ends within outer, and its
+// charset is part of outer's charset, the inner key ends where outer ends and is not read again. So a text that consists of
+// prefixes only takes linear time, not quadratic time.
 func (r *reader) findWithin(i int, outer found) (f found, ok bool) {
 	f.shown = len(r.s)
 	r.prefixes(i, func(t *target, body int) {

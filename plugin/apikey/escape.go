@@ -21,12 +21,12 @@ func readEscape(s string, i, depth int) (c byte, next int) {
 	if c == '\\' {
 		c, next = readJSON(s, i)
 	}
-	// A percent sign of one layer may begin an escape of the next.
+	// The loop continues with a percent sign, because a percent sign of one layer may begin an escape of the next layer.
 	for layer := 0; layer < depth && c == '%'; layer++ {
 		high, second := readDigit(s, next, layer)
 		if high == noDigit {
 			if !escapes(s, next) {
-				break // no further layer finds a digit here either
+				break // If this layer has no digit, the next layers have none either, so the loop ends.
 			}
 			continue
 		}
@@ -45,8 +45,8 @@ func readEscape(s string, i, depth int) (c byte, next int) {
 // noDigit is the value in digits of a byte that is no hexadecimal digit.
 const noDigit = 0xff
 
-// readDigit returns the value of the hexadecimal digit at i, decoded with at most depth layers,
-// and the index after it. It returns noDigit where i holds none.
+// readDigit returns the value of the hexadecimal digit at i, decoded with at most depth layers, and the index after the
+// digit. It returns noDigit if there is no hexadecimal digit at i.
 func readDigit(s string, i, depth int) (digit byte, next int) {
 	if i >= len(s) {
 		return noDigit, i
@@ -76,7 +76,7 @@ func mayDigit(s string, i, depth int) bool {
 			return digits[digits[s[i+1]]<<4|low] != noDigit
 		}
 		return spells(s, i+2) || s[i+2] == '%' && mayDigit(s, i+2, depth-1)
-	case '2': // %2 may begin %25, a percent sign that begins an escape of the next layer
+	case '2': // The text %2 may be the beginning of %25, a percent sign that begins an escape of the next layer.
 		if depth == 1 {
 			return false
 		}
@@ -87,7 +87,7 @@ func mayDigit(s string, i, depth int) bool {
 			return mayDigit(s, i+3, depth-1)
 		}
 		return true
-	case '%': // the escape's first digit is an escape itself
+	case '%': // The first digit of the escape is an escape itself.
 		return mayDigit(s, i+1, depth-1)
 	}
 	return false

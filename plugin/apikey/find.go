@@ -20,7 +20,7 @@ func (p *Places) Find(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) 
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
 	if s.unprefixed {
-		// Only now is it known which places hold a prefixed value.
+		// All places have been read. Only now is it known which places hold a value with a prefix.
 		s.addUnprefixed(p, h)
 	}
 	switch {
@@ -48,7 +48,7 @@ type search struct {
 	// unprefixed reports whether a scheme is followed by a value without a prefix. Such a value is
 	// a credential, or a token that is meant for the upstream.
 	unprefixed bool
-	// values counts the credentials. Above maxValues the request is ambiguous, and no more are read.
+	// values counts the credentials. With more than maxValues, the request is ambiguous, and no further credentials are read.
 	values int
 }
 

@@ -66,7 +66,7 @@ func FuzzFind(f *testing.F) {
 		if v, err := p.Find(h, u, g, true); err != ErrMissing {
 			t.Errorf("after Empty a public route still finds %q, %v", v, err)
 		}
-		// On a route that needs a key, Empty leaves at most a user's own Authorization.
+		// On a route that needs a key, Empty leaves no credential except an Authorization value that belongs to the user.
 		if !prefixedOnly {
 			h2 := h.Clone()
 			h2.Del("Authorization")
@@ -146,7 +146,7 @@ func FuzzClean(f *testing.F) {
 		}
 		text := before + key + after
 		got := g.Clean(text)
-		// A reader who sees the key without these fifteen characters can't use it.
+		// A reader who sees the key without these fifteen characters can't use the key.
 		if plain := unescape(got); strings.Contains(plain, body[5:20]) && !strings.Contains(unescape(before+after), body[5:20]) {
 			t.Errorf("Clean(%q) = %q", text, got)
 		}
@@ -189,8 +189,8 @@ func mayHold(g *Grammar, s string) bool {
 	return false
 }
 
-// Where net/url and net/http can read a query or a cookie, this package must read the
-// same; where they can't, it must not panic.
+// FuzzParse checks queries and cookies. If net/url and net/http can read one, this package must read the same values. If
+// they can't, this package must not panic.
 func FuzzParse(f *testing.F) {
 	f.Add("api_key=a&b=c", "key=a; b=c")
 	f.Add("%61pi_key=%41+b&api_key=2", `key="a b"; key=c`)
@@ -248,8 +248,8 @@ func nonEmpty(s []string) (out []string) {
 	return out
 }
 
-// contains reports whether want is a subsequence of got; values longer than longest need
-// only be as long as that in both.
+// contains reports whether want is a subsequence of got. Of values that are longer than longest, only the first longest
+// bytes are compared.
 func contains(got, want []string, longest int) bool {
 	for _, w := range want {
 		i := 0

@@ -17,7 +17,7 @@ var githubTokens = []string{
 func TestChecksum(t *testing.T) {
 	for random, want := range map[string]string{
 		"":                           "000000",
-		"123456789":                  "3jZRME", // the check value of CRC-32, cbf43926 in hexadecimal
+		"123456789":                  "3jZRME", // The checksum is the check value of CRC-32 for the text "123456789", cbf43926 in hexadecimal.
 		"00000000000000000000000000": "3vSKjy",
 	} {
 		if got := checksum(random); string(got[:]) != want {

@@ -28,10 +28,10 @@ var ErrEnvironment = errors.New("unknown environment")
 // Grammar holds the shapes of one keyspace's keys, issued and accepted. Immutable, safe for
 // concurrent use.
 type Grammar struct {
-	shapes       []Shape // issued ones first, then accepted ones, each in the order of the configuration
+	shapes       []Shape // The issued shapes come first and the accepted shapes follow, each in the order of the configuration.
 	environments []string
-	prefixes     []string // non-empty ones, each once
-	longest      int      // length of the longest key that has a shape
+	prefixes     []string // prefixes holds each prefix once, without the empty prefix.
+	longest      int      // longest is the length of the longest key of any shape, in bytes.
 	cleaner      *Cleaner
 }
 
@@ -255,9 +255,9 @@ func (g *Grammar) Shapes() []Shape {
 	return append([]Shape(nil), g.shapes...)
 }
 
-// Shown returns the parts of a full key of this grammar that may be shown: its first twelve and its
-// last four characters, fewer for imported shapes, none for a text without a shape. Of a key with
-// several shapes it returns the parts that all of them may show.
+// Shown returns the parts of a full key of this grammar that may be shown: its first twelve and its last four characters.
+// For imported shapes the parts may be shorter, and for a text without a shape they are empty. If a key has several shapes,
+// Shown returns the parts that all of these shapes allow.
 func (g *Grammar) Shown(key string) (prefix, lastFour string) {
 	if len(key) > g.longest {
 		return "", ""

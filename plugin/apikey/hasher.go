@@ -35,7 +35,7 @@ type Candidate struct {
 // Hasher digests keys under the configured peppers. Immutable, safe for concurrent use.
 type Hasher struct {
 	peppers       []pepper
-	importPeppers []pepper // of other systems, whose keys were imported
+	importPeppers []pepper // importPeppers are the peppers of other systems whose keys were imported.
 }
 
 // NewHasher returns a Hasher; the first pepper is the current one, further ones are
@@ -87,7 +87,7 @@ func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 		p := &h.peppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
-	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // without peppers, this is the primary form
+	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // Without peppers, plain SHA-256 is the primary form and is in the list already.
 	for i := range h.importPeppers {
 		p := &h.importPeppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})

@@ -144,8 +144,8 @@ func sha512Digest(key string) Digest {
 // its key's Hint, so that indexes, caches and filters of digests find it too.
 type Hint [16]byte
 
-// hintMin and hintMax are how many characters after the prefix are in a Hint. A key of which
-// enough characters are known has the longer Hint, which fewer other keys share.
+// hintMin and hintMax are the numbers of characters after the prefix that a Hint covers. A key of which enough characters
+// are known has the longer Hint, because fewer other keys share it.
 const hintMin, hintMax = 4, 8
 
 func hintOf(beginning string) (h Hint) {
@@ -169,7 +169,7 @@ func (g *Grammar) Hints(dst []Hint, key string) []Hint {
 	for i := range g.shapes {
 		p := g.shapes[i].Prefix
 		if len(p) == last || !strings.HasPrefix(key, p) {
-			continue // two prefixes of one length that begin key are equal
+			continue // Two prefixes of the same length that both begin the key are the same prefix.
 		}
 		last = len(p)
 		for _, n := range [...]int{len(p) + hintMax, len(p) + hintMin} {
@@ -243,8 +243,8 @@ func (a Algorithm) Name() string {
 	return name
 }
 
-// Mark identifies an imported form of a key after the primary form has replaced it, so that
-// importing the same key again does nothing.
+// Mark identifies an imported key after its imported form was replaced by the primary form. With the mark, a second import
+// of the same key does nothing.
 type Mark [16]byte
 
 // Marks appends to dst the marks that an import of this digest may have left, the current one

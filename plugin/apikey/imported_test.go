@@ -150,7 +150,7 @@ func TestFit(t *testing.T) {
 	for _, tc := range []struct{ prefix, last, wantPrefix, wantLast string }{
 		{"sk_live_abcd", "wxyz", "sk_live_abcd", "wxyz"},
 		{"sk_live_abcdefgh", "wxyz", "sk_live_abcd", "wxyz"},
-		{"s_0123", "cdef", "s_", ""}, // a key of this shape may have only 32 random bits, so none of them is shown
+		{"s_0123", "cdef", "s_", ""}, // A key of this shape may have only 32 random bits, so none of its random characters is shown.
 		{"sk_", "", "sk_", ""},
 		{"", "", "", ""},
 	} {

@@ -54,7 +54,7 @@ func cut(s string, separator byte, gone func(part string) bool) string {
 			end = i + n
 		}
 		if gone(s[i:end]) {
-			// The separator after the part is cut too, and after the last part the one before it.
+			// A separator is cut together with the part: the separator after the part, or the one before it if the part is the last.
 			found = true
 			left.WriteString(s[done:i])
 			done = min(end+1, len(s))

@@ -126,7 +126,7 @@ func TestFindAndEmpty(t *testing.T) {
 		"own and a key":   {[]string{"Authorization: Bearer eyJ.x", "Authorization: Bearer " + keyA}, ambiguous(), found(keyA, "Authorization: Bearer eyJ.x")},
 		"own, key, key":   {[]string{"Authorization: Bearer eyJ.x", "Authorization: Bearer " + keyA, "X-Api-Key: " + keyA}, found(keyA, "Authorization: Bearer eyJ.x"), found(keyA, "Authorization: Bearer eyJ.x")},
 
-		// The following cases use other headers.
+		// The following cases test headers other than Authorization.
 		"X-API-Key twice":     {[]string{"X-Api-Key: " + keyA, "X-Api-Key: " + keyA}, found(keyA), found(keyA)},
 		"X-API-Key differs":   {[]string{"X-Api-Key: " + keyA, "X-Api-Key: " + keyB}, ambiguous(), ambiguous()},
 		"comma-joined":        {[]string{"X-Api-Key: " + keyA + "," + keyA}, malformed(), malformed()},
@@ -319,7 +319,7 @@ func TestFindAllocatesNothing(t *testing.T) {
 			t.Errorf("%s: Find allocates %v times (%q)", name, n, v)
 		}
 	}
-	// Empty runs for every allowed request, so it must not allocate.
+	// Empty runs for every allowed request, so the test checks that it does not allocate.
 	r := newRequest()
 	value := []string{"Bearer " + keyA}
 	if n := testing.AllocsPerRun(100, func() {

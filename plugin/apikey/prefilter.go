@@ -2,9 +2,9 @@ package apikey
 
 import "strings"
 
-// Nearly every text that Clean gets holds no key. So mayHoldKey first searches the text for one
-// rare character of each prefix with strings.IndexByte, which compares many bytes at a time. Only
-// a text that may hold a key is then read character by character.
+// Nearly every text that Clean gets holds no key. So mayHoldKey first searches the text for one rare character of each
+// prefix. It uses strings.IndexByte, which compares many bytes at a time. Only a text that may hold a key is then read
+// character by character.
 
 // byRarity lists the characters that a prefix may have, the rarest in requests first.
 const byRarity = "_~^|`$!#*@&QZJXKVYWqzjxBGFUkvywMPHLDRNCISTOAEbgfumphldrncistoae9876543210()[]{}<>+=:?.-/"
@@ -44,8 +44,8 @@ next:
 	return out
 }
 
-// maxAnchors bounds how many places of an anchor's character are compared with the prefixes. A
-// text with more of them counts as one that may hold a key.
+// maxAnchors bounds how many occurrences of an anchor's character are compared with the prefixes. A text with more
+// occurrences counts as a text that may hold a key.
 const maxAnchors = 32
 
 // mayHoldKey reports whether s may hold a key: a prefix as it is, or characters that may begin an

@@ -46,7 +46,7 @@ func (queryPlace) value(param, name string, longest int) string {
 	if strings.IndexByte(value, '%') < 0 && strings.IndexByte(value, '+') < 0 {
 		return value
 	}
-	// Three bytes decode to at least one, so these decode to more than longest bytes.
+	// Three bytes of an escaped value decode to at least one byte. So these bytes decode to more than longest bytes.
 	value = value[:min(len(value), 3*longest+3)]
 	decoded := make([]byte, 0, len(value))
 	for i := 0; i < len(value); {

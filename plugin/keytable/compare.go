@@ -88,9 +88,9 @@ func (t *Table) hints(grammar *apikey.Grammar, key string) []apikey.Hint {
 type keyQuery struct {
 	candidates []apikey.Candidate
 	hints      []apikey.Hint
-	// shown is the part of the key that may be shown.
+	// shown holds the parts of the key that may be shown.
 	shown shownParts
-	// key is the full key. It is set only where there are hints, as only a comparison needs it.
+	// key is the full key. It is set only if there are hints, because only a comparison with a bcrypt hash needs the full key.
 	key string
 	// addr is the client's address. lowPriority reports whether it sent too many unknown keys.
 	addr        netip.Addr
@@ -100,8 +100,9 @@ type keyQuery struct {
 // shownParts are the first and last characters of a key, by which people recognize it.
 type shownParts struct{ prefix, lastFour string }
 
-// lookupOrCompare looks the key up by its digests. Where the store has none of them, it compares
-// the key with the secrets that have its hints. Its errors are ErrUnknown, or wrap ErrStore.
+// lookupOrCompare looks the key up by its digests. If the store has none of the digests, it compares the key with the
+// imported secrets that have the key's hints. It returns ErrUnknown for an unknown key, and other errors that wrap
+// ErrStore.
 func (t *Table) lookupOrCompare(id flightID, digest apikey.Digest, s keyQuery) (*Entry, error) {
 	created := t.creations.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
@@ -122,8 +123,8 @@ func (t *Table) lookupOrCompare(id flightID, digest apikey.Digest, s keyQuery) (
 // known keys.
 var unknownLookupRules = turns.Rules{Slots: concurrentLoads - 4, Rate: 200, Burst: 1000, Waiting: 4096, PerClient: 2048}
 
-// lookupRationed is load for a key that may be unknown: it waits for its turn under
-// unknownLookupRules. It returns errBusy where too many wait.
+// lookupRationed is load for a key that may be unknown. It waits for its turn under unknownLookupRules, and returns errBusy
+// if too many look-ups wait.
 func (t *Table) lookupRationed(ctx context.Context, id flightID, digest apikey.Digest, s keyQuery) (*Entry, error) {
 	done, err := t.unknownLookups.Enter(ctx, nil, s.addr, s.lowPriority)
 	if err != nil {
@@ -138,8 +139,8 @@ func (t *Table) lookupRationed(ctx context.Context, id flightID, digest apikey.D
 	return e, err
 }
 
-// compare looks for the key among the secrets that share a hint with it, and stores the matching
-// one in its primary form.
+// compare looks for the key among the secrets that share a hint with the key. It stores the secret that matches in its
+// primary form.
 func (t *Table) compare(keyspace string, digest apikey.Digest, s keyQuery) (*Entry, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), slowTimeout)
 	defer cancel()
@@ -153,7 +154,7 @@ func (t *Table) compare(keyspace string, digest apikey.Digest, s keyQuery) (*Ent
 		}
 		by := s.candidates
 		if err := t.store.Rehash(ctx, keyspace, found.ID, by[0]); err != nil && !errors.Is(err, ErrNotFound) {
-			// The key matched, so the request is allowed all the same.
+			// The key matched, so the request is allowed although the new digest could not be stored.
 			t.log.Warn("an imported bcrypt key matched, but its digest could not be stored: the next use of the key is compared with bcrypt again", "keyspace", keyspace, "key", found.KeyID, "error", err)
 			by = []apikey.Candidate{{Algorithm: found.Algorithm, Digest: apikey.Digest(found.Digest)}}
 		} else {
@@ -164,7 +165,7 @@ func (t *Table) compare(keyspace string, digest apikey.Digest, s keyQuery) (*Ent
 	return nil, ErrUnknown
 }
 
-// compareUnder returns the key's secret among those with one hint, nil where none matches.
+// compareUnder returns the secret of the key among the secrets with one hint; nil if none of them matches.
 func (t *Table) compareUnder(ctx context.Context, id hintID, s keyQuery) (*Secret, error) {
 	// Most calls come from false positives of the filter: the store has no such secret.
 	list, err := t.store.SecretsByHint(ctx, id.keyspace, id.hint, MaxPerHint)
@@ -183,7 +184,7 @@ func (t *Table) compareUnder(ctx context.Context, id hintID, s keyQuery) (*Secre
 		}
 		spent += cost
 		if equal {
-			t.comparer.Refund(spent) // the key was right, so its comparisons are not charged as guesses
+			t.comparer.Refund(spent) // The key was valid, so its comparisons are not charged as wrong guesses.
 			return &list[i], nil
 		}
 	}

@@ -28,8 +28,7 @@ func TestComparerCharges(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c := newComparer()
-		// The charge stands for guesses that took the whole burst and five seconds of a processor
-		// more.
+		// The charge is the cost of guesses that used the whole burst and five more seconds of a processor.
 		done, err := c.Enter(t.Context(), id, netip.Addr{}, false)
 		if err != nil {
 			t.Fatal(err)

@@ -24,12 +24,11 @@ type Entry struct {
 	KeyState      *KeyState
 	tenantVersion uint64
 	keyVersion    uint64
-	// Bound is the entry, compiled for the configuration that last checked it; nil before the
-	// first check.
+	// Bound is the entry compiled for the configuration that last checked it. It is nil before the first check.
 	Bound atomic.Pointer[Bound]
 
-	// usedAt and usedFrom are when and from where the secret last authenticated; dirty
-	// reports that the entry is listed for the next flush.
+	// usedAt and usedFrom are the time and the address at which the secret last authenticated. dirty reports whether the entry
+	// is on the list for the next flush.
 	usedAt   atomic.Int64 // Unix microseconds
 	usedFrom atomic.Pointer[netip.Addr]
 	dirty    atomic.Bool
@@ -38,7 +37,7 @@ type Entry struct {
 // Bound is an Entry compiled for one configuration: the terms and limits that apply to the entry's
 // key. Immutable.
 type Bound struct {
-	// Terms is a value of package gateway, opaque here.
+	// Terms is a value of package gateway. This package does not read it.
 	Terms any
 	// Tenant and Key are the limits that are counted for the tenant and for the key.
 	Tenant, Key []ratelimit.Line
@@ -110,8 +109,8 @@ func (e *Entry) Until() time.Time {
 // Keyspace returns the name of the key's keyspace.
 func (e *Entry) Keyspace() string { return e.KeyState.ID.Keyspace }
 
-// LastUse returns when and from which address the secret last authenticated since it was loaded.
-// It returns the zero time and an invalid address where it did not.
+// LastUse returns the time and the address of the secret's last authentication since the entry was loaded. It returns the
+// zero time and an invalid address if there was none.
 func (e *Entry) LastUse() (at time.Time, from netip.Addr) {
 	if us := e.usedAt.Load(); us != 0 {
 		at = time.UnixMicro(us)
@@ -128,8 +127,8 @@ func (e *Entry) MarkDirty() bool { return !e.dirty.Load() && e.dirty.CompareAndS
 // ClearDirty removes the mark that MarkDirty set.
 func (e *Entry) ClearDirty() { e.dirty.Store(false) }
 
-// KeyState is the state of a key that must not be lost while the key is in use: its version, its
-// limit counts and its running requests. So it is not in the cache, which evicts.
+// KeyState is the part of a key's state that must not be lost while the key is in use: its version, its limit counts and
+// its running requests. So the state is not in the cache, which may evict entries.
 type KeyState struct {
 	ID      ID
 	version atomic.Uint64
@@ -137,12 +136,12 @@ type KeyState struct {
 	live    liveList
 	// limitHour is the hour, since 1970, in which ClaimLimitHour last succeeded.
 	limitHour atomic.Uint32
-	// owner is read and set under the shard's lock: keys do not change tenants, but a
-	// tenant's state may be dropped and made again.
+	// owner is the state of the key's tenant. The lock of the shard guards it. A key never changes its tenant, but the tenant's
+	// state may be dropped and made again.
 	owner *TenantState
-	// Meter is the result of Options.NewMeter for the key. A request finds it together with the
-	// key, so that counting needs no look-up. It is dropped with this state and made again: a key
-	// may have several meters, one after the other.
+	// Meter is the result of Options.NewMeter for the key. A request finds the meter together with the key, so counting needs
+	// no look-up. The meter is dropped together with this state and made again later. So a key may have several meters, one
+	// after the other.
 	Meter any
 }
 
@@ -159,13 +158,13 @@ func (k *KeyState) LimitHourClaimed(hour uint32) bool { return k.limitHour.Load(
 // TenantState is the state of a tenant that must not be lost while a key of the tenant is in use.
 type TenantState struct {
 	ID ID
-	// users is how many key states and callers need the state. It rises under the shard's
-	// lock, or while it is above 0.
+	// users counts the key states and callers that need this tenant's state. It is raised under the shard's lock, or while it
+	// is above 0.
 	users   atomic.Int64
 	version atomic.Uint64
 	Subject *ratelimit.Subject
-	// live is how many requests of the tenant's keys are tracked: most changes to a tenant
-	// find none and need not search the keys.
+	// live counts the tracked requests of the tenant's keys. Most tenants have none when they change, and then the change need
+	// not search the tenant's keys.
 	live atomic.Int64
 	// creditLock is held by the goroutine that leases or returns credits; a channel, so that waiting ends
 	// with a context. Made when first needed.

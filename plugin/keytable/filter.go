@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// filter is a Bloom filter of the stored digests: a "no" is certain, after a "yes" the store is
-// asked. With it, a flood of unknown keys is rejected without look-ups. Otherwise look-ups would
-// have to be rationed, which would hit the holders of valid keys too.
+// filter is a Bloom filter of the stored digests. If it reports that it lacks a digest, the store lacks the digest too;
+// otherwise the store is asked. With the filter, a flood of unknown keys is rejected without look-ups. Without it, look-ups
+// would have to be rationed, and holders of valid keys would have to wait.
 //
 // Each digest sets eight bits of one 512-bit block, so that a test reads one cache line, as in
 // "Cache-, Hash- and Space-Efficient Bloom Filters" (Putze, Sanders, Singler, 2007). Digests are
-// uniformly random already, so their bytes serve as hashes. At 12 bits a digest about 0.7 % of
-// unknown digests get a "yes".
+// uniformly random already, so their bytes serve as hashes. With 12 bits for each stored digest, the filter lets about
+// 0.7 % of the unknown digests pass.
 type filter struct {
 	blocks []filterBlock
 	// added counts the digests; beyond capacity the error rate grows.
@@ -64,8 +64,7 @@ func (f *filter) has(hi, lo uint64) bool {
 	return true
 }
 
-// FillFilter fills the filter at the start, and again whenever that was requested, until ctx
-// ends.
+// FillFilter fills the filter at the start, and again whenever another fill is requested. It returns when ctx ends.
 func (t *Table) FillFilter(ctx context.Context) {
 	t.requestRefill()
 	for {
@@ -89,8 +88,8 @@ func (t *Table) FillFilter(ctx context.Context) {
 // FilterReady reports whether unknown keys are recognized without a look-up.
 func (t *Table) FilterReady() bool { return t.filter.Load() != nil }
 
-// discardFilter drops the filter: a digest was stored that it may lack. Until it is filled
-// again, every unknown key is looked up in the store.
+// discardFilter drops the filter, because a digest was stored that the filter may lack. Until the filter is filled again,
+// every unknown key is looked up in the store.
 func (t *Table) discardFilter() {
 	t.filterMu.Lock()
 	t.filterGaps.Add(1)
@@ -106,8 +105,8 @@ func (t *Table) requestRefill() {
 	}
 }
 
-// fillFilter builds a new filter of all digests. Until it is complete the old one is used, and
-// digests that are created meanwhile are added to both.
+// fillFilter builds a new filter of all digests. The old filter is used until the new one is complete. Digests that are
+// created meanwhile are added to both filters.
 func (t *Table) fillFilter(ctx context.Context) error {
 	n, err := t.store.CountSecrets(ctx)
 	if err != nil {
@@ -132,16 +131,15 @@ func (t *Table) fillFilter(ctx context.Context) error {
 	t.filterMu.Lock()
 	defer t.filterMu.Unlock()
 	if t.filterGaps.Load() != gaps {
-		// A digest was stored meanwhile that could not be added; discardFilter has requested
-		// another refill.
+		// During the fill, a digest was stored that could not be added. discardFilter has requested another fill.
 		return nil
 	}
 	t.filter.Store(f)
 	return nil
 }
 
-// addToFilter adds digests to the filter, and to the one being filled. It reports whether the
-// filter holds more than its capacity.
+// addToFilter adds digests to the filter, and to the filter that is being filled. It reports whether the filter holds more
+// digests than its capacity.
 func (t *Table) addToFilter(digests [][]byte) (full bool) {
 	for _, p := range []*atomic.Pointer[filter]{&t.filling, &t.filter} {
 		f := p.Load()

@@ -1,13 +1,12 @@
 // Package keytable keeps the API keys and tenants that are in use in memory, so that a request's
 // key is found without asking the store.
 //
-// A Table has two parts. A bounded cache holds an Entry for each secret: everything one look-up of
-// the store returned. A registry holds the state of each key and tenant that must not be evicted
-// while it is in use: its version, its limits, its running requests. An entry is current while
-// these versions are the same as when it was loaded. So a change invalidates entries by raising a
-// version, and nothing depends on when the cache drops them.
+// A Table has two parts. A bounded cache holds an Entry for each secret: everything that one look-up in the store returned.
+// A registry holds the state of each key and tenant that must not be evicted while the key is in use: its version, its
+// limits, its running requests. An entry is current as long as these versions are the ones that it was loaded with. So a
+// change invalidates entries by raising a version, and correctness does not depend on when the cache drops them.
 //
-// The package knows no configuration and decides about no request: package gateway does.
+// The package knows no configuration and decides about no request; package gateway does both.
 package keytable
 
 import (
@@ -48,17 +47,17 @@ type Table struct {
 	comparer       comparer
 	unknownLookups *turns.Queue
 
-	// filter holds all stored digests; nil until it is first filled. filling is its successor
-	// while that is being filled.
+	// filter holds all stored digests. It is nil until it is filled for the first time. filling is the next filter while it is
+	// being filled.
 	filter, filling atomic.Pointer[filter]
 	refill          chan struct{}
-	// filterGaps counts how often the filter may have missed a digest. filterMu keeps a
-	// filter from being installed at the same time.
+	// filterGaps counts how often the filter may have missed a digest. filterMu prevents that a filter is installed while
+	// filterGaps is raised.
 	filterGaps atomic.Int64
 	filterMu   sync.Mutex
 
 	rewrites chan rewrite
-	// lastAddr is the address that was stored last in an entry.
+	// lastAddr is the client address that was stored last in an entry. Entries with the same address share this copy.
 	lastAddr atomic.Pointer[netip.Addr]
 	closed   atomic.Bool
 }
@@ -105,11 +104,11 @@ type Query struct {
 	Credential string
 	// Addr is the client's address.
 	Addr netip.Addr
-	// Failures counts the unknown keys that addresses sent; nil where they are not limited.
-	// Addresses beyond their limit are served after others.
+	// Failures counts the unknown keys that each address has sent. It is nil if unknown keys are not limited. Addresses above
+	// their limit are served last.
 	Failures *clients.Failures
-	// AskStore makes Load ask the store also for a key that this table takes for unknown. It is
-	// set where this node may have missed changes.
+	// AskStore makes Load ask the store even for a key that this table takes for unknown. Set it if this node may have missed
+	// changes.
 	AskStore bool
 }
 
@@ -132,8 +131,8 @@ func (t *Table) Touch(e *Entry, now time.Time, addr netip.Addr) {
 	}
 }
 
-// setUsedFrom is a function of its own so that the address escapes only here. Many keys are
-// used from one address, so entries share the copy that was made last.
+// setUsedFrom stores the client's address in the entry. It is a separate function so that the address escapes to the heap
+// only here. Many keys are used from one address, so entries share the copy that was made last.
 func (t *Table) setUsedFrom(e *Entry, addr netip.Addr) {
 	p := t.lastAddr.Load()
 	if p == nil || *p != addr {
@@ -143,18 +142,17 @@ func (t *Table) setUsedFrom(e *Entry, addr netip.Addr) {
 	e.usedFrom.Store(p)
 }
 
-// Invalidate makes every entry a miss, discards the filter and then rechecks all live requests. It
-// is called when the store has changed and the single changes are unknown.
+// Invalidate makes every entry a miss, discards the filter and then rechecks all live requests. Call it if the store has
+// changed and the changes are not known one by one.
 func (t *Table) Invalidate() {
 	t.invalidateAll()
 	t.discardFilter()
 	t.eachKey(nil, t.recheckKey)
 }
 
-// Apply applies changes of the store. When it returns, no entry from before them is current, and
-// live requests whose key is no longer valid have been ended. A change may be applied more than
-// once. Blocks on the store, within ctx. An error means that the digests of new keys could not be
-// read; entries are invalidated in any case.
+// Apply applies changes of the store. When it returns, no entry that was loaded before the changes is current, and live
+// requests whose key is no longer valid have been ended. A change may be applied more than once. Apply blocks on the store,
+// within ctx. An error means that the digests of new keys could not be read; entries are invalidated in any case.
 func (t *Table) Apply(ctx context.Context, changes []Change) error {
 	var recheck []func()
 	for _, c := range changes {
@@ -185,7 +183,7 @@ func (t *Table) Apply(ctx context.Context, changes []Change) error {
 		// Which digests are new is unknown: until the filter is filled again, the store is asked.
 		t.discardFilter()
 	}
-	// This follows addToFilter, so that a look-up from before it can't mark a new key as unknown.
+	// creations is raised after addToFilter. So a look-up that began before the change can't mark a new key as unknown.
 	t.creations.Add(1)
 	for _, f := range recheck {
 		f()

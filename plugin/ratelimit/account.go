@@ -9,27 +9,26 @@ var ErrLease = errors.New("credits must be leased first")
 // Account holds the part of a tenant's credit balance that this process has leased from the store.
 // Each tenant's subject has one. Safe for concurrent use.
 type Account struct {
-	// The lock of s guards all fields.
+	// The lock of the subject s guards all fields of the account.
 	s *Subject
 	// leased is how many credits can be spent without asking the store.
 	leased int64
-	// rest is how many credits the store had beyond all leases at the last answer.
+	// rest is the number of credits that the store had outside all leases when it was last asked.
 	rest int64
-	// restKnown reports that the balance has not changed since that answer.
+	// restKnown reports whether rest is still valid: the balance has not changed since the store was asked.
 	restKnown bool
 	// lease numbers the leases, from 1: Surrender begins another one.
 	lease uint64
 	// changes counts the calls that cleared restKnown.
 	changes uint64
-	// unwritten is the spent part of leases, less refunds, that is not yet taken from the stored
-	// balance.
+	// unwritten is how many credits were spent from leases, less refunds, and are not subtracted from the stored balance yet.
 	unwritten int64
 }
 
 // Account returns the subject's account.
 func (s *Subject) Account() *Account { return &s.ensureCold().account }
 
-// OpenAccount returns the subject's account, nil if none was ever used: then nothing is leased.
+// OpenAccount returns the subject's account. It returns nil if the subject never used credits; then nothing is leased.
 func (s *Subject) OpenAccount() *Account {
 	if r := s.cold.Load(); r != nil {
 		return &r.account
@@ -37,8 +36,8 @@ func (s *Subject) OpenAccount() *Account {
 	return nil
 }
 
-// Grant adds leased credits; rest is how many the store has beyond all leases. With a rest of 0,
-// charges beyond the lease are denied, instead of ErrLease, until the next Grant or Invalidate.
+// Grant adds leased credits to the account. rest is the number of credits that the store has outside all leases. If rest is
+// 0, charges beyond the lease are denied until the next Grant or Invalidate, instead of returning ErrLease.
 func (a *Account) Grant(leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -54,8 +53,8 @@ func (a *Account) Changes() uint64 {
 	return a.changes
 }
 
-// GrantSince is Grant, but ignores rest if the balance changed after Changes returned that number.
-// So a top-up between the lease and its grant is not missed.
+// GrantSince is Grant, but it ignores rest if the balance has changed since Changes returned the number changes. So a
+// top-up of the balance between the lease and GrantSince is not missed.
 func (a *Account) GrantSince(changes uint64, leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -81,7 +80,7 @@ func (a *Account) Invalidate() {
 	a.forgetRest()
 }
 
-// Held returns the unspent lease, and the rest that the store had at the last answer.
+// Held returns the unspent credits of the lease, and how many unleased credits the store had when it was last asked.
 func (a *Account) Held() (leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -102,9 +101,9 @@ func (a *Account) fillStanding(st *Standing, p *Policy) {
 	st.Remaining = st.Limit
 }
 
-// adjust takes delta more credits, or refunds them if negative, for a charge from the lease of
-// that number. It returns the change. A refund after Surrender goes to the balance through the
-// store only, or the credits could be spent twice.
+// adjust takes delta more credits for a charge, or refunds credits if delta is negative. lease is the number of the lease
+// that paid for the charge. adjust returns the change. A refund that comes after Surrender only goes to the stored balance,
+// because the credits could be spent twice otherwise.
 func (a *Account) adjust(lease uint64, delta int64) Spent {
 	if delta < 0 && lease != a.lease {
 		return Spent{Returned: -delta}
@@ -119,8 +118,8 @@ func (a *Account) take(n int64) {
 	a.unwritten += n
 }
 
-// WithLock runs f under the subject's lock, so that several TakeSpent calls in f see one moment. f
-// must not block, nor use the subject or its account.
+// WithLock runs f under the lock of the subject, so that several calls of TakeSpent in f see the same moment. f must not
+// block, and must not use the subject or its account in other ways.
 func (s *Subject) WithLock(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +136,7 @@ func (a *Account) Written(s Spent) {
 	}
 }
 
-// Unwritten returns the spent part of leases, less refunds, that was not yet passed to Written.
+// Unwritten returns how many credits were spent from leases, less refunds, and not passed to Written yet.
 func (a *Account) Unwritten() int64 {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -146,16 +145,16 @@ func (a *Account) Unwritten() int64 {
 
 // Spent is how a key's requests changed its tenant's credits.
 type Spent struct {
-	// Amount was taken from leases, less refunds: it may be negative.
+	// Amount is the number of credits taken from leases, less refunds. It may be negative.
 	Amount int64
-	// Returned was refunded after the lease that it came from was surrendered.
+	// Returned is the number of credits that were refunded after their lease was surrendered.
 	Returned int64
 	// Shortfall is the part of actual costs that the account could not pay.
 	Shortfall int64
 }
 
-// TakeSpent returns and clears what this key's requests spent since the last call. After a failed
-// write, PutBack undoes it; after a successful one, call Account.Written. Neither blocks.
+// TakeSpent returns and clears what this key's requests have spent since the last call. After a write of the result, call
+// Account.Written; after a failed write, call PutBack, which undoes TakeSpent. None of these calls blocks.
 func (s *Subject) TakeSpent() Spent {
 	r := s.cold.Load()
 	if r == nil {

@@ -2,8 +2,8 @@ package ratelimit
 
 import "time"
 
-// applyAnswers stores the remote's answers to c. If a count denied the request, it undoes what was
-// taken locally. The subjects are locked.
+// applyAnswers stores the answers of the remote counter in the operation c. If a count denied the request, applyAnswers
+// undoes the local charges of the request. The caller holds the locks of the subjects.
 func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take, taken bool) {
 	cost := max(b.Cost, 0)
 	c.peeked = !take
@@ -59,7 +59,7 @@ func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Out
 		return
 	}
 	if !o.Denied {
-		// The count that denied the request has changed since then: a retry may pass.
+		// The count that denied the request has changed since the answer, so a retry may pass.
 		for i := range o.N {
 			if w := &c.lines[i]; w.ask >= 0 {
 				o.Standings[i].Denied, o.Standings[i].Retry = true, time.Second
@@ -77,7 +77,7 @@ func (s *Shared) applyQuota(at time.Time, subject *Subject, a *Ask, take, taken 
 		count = subject.counter(a.Calendar, at)
 	}
 	if a.Calendar != Total && count.start != a.Start {
-		return // The quota's period ended while Redis was asked, so the answer is about a past period.
+		return // The period of the quota ended while Redis was asked, so the answer belongs to a past period and is ignored.
 	}
 	if !take {
 		if count.begun() {
@@ -133,7 +133,7 @@ func (s *Shared) assignSlots(b *Bill, c *operation) {
 	}
 }
 
-// abandonSlots releases the slots of asks that failed: the remote may have taken them.
+// abandonSlots releases concurrency slots for which Redis was asked without an answer, because Redis may have taken them.
 func (s *Shared) abandonSlots(c *operation) {
 	for i := range c.asks {
 		if a := &c.asks[i]; a.Kind == Concurrency && len(a.Slots) > 0 {
@@ -142,7 +142,8 @@ func (s *Shared) abandonSlots(c *operation) {
 	}
 }
 
-// fillStandings sets the state of every line, as this process knows it. The subjects are locked.
+// fillStandings sets the state of every limit of the operation, as far as this process knows it. The caller holds the locks
+// of the subjects.
 func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c *operation) {
 	if c.open {
 		o.N = 0
@@ -159,7 +160,7 @@ func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c 
 			count := subject.count(policy.Calendar)
 			used := count.usedAt(at)
 			if c.peeked && w.ask >= 0 {
-				used = c.asks[w.ask].Used // this process's own count may still be empty
+				used = c.asks[w.ask].Used // The answer's count is used, because this process's own count may still be empty.
 			}
 			if count.lease != nil && at.Unix() < count.end {
 				used -= count.lease.held

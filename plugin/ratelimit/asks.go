@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// listAsks adds an ask to c for each count that a pending line needs.
+// listAsks adds an ask, a question to Redis, to the operation c for each count that a pending limit needs.
 func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operation, n int, cost int64, take bool) {
 	for i := 0; i < n; i++ {
 		w := &c.lines[i]
 		if w.ask != askPending || w.rate >= 0 {
 			continue
 		}
-		// In this loop, indexes in w.ask start at 1, since 0 is askPending.
+		// In this loop, indexes in w.ask start at 1, because 0 means askPending.
 		subject := parties[w.party].subject()
 		policy := w.line.Policy
 		a := c.ask()
@@ -37,7 +37,7 @@ func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operati
 	}
 }
 
-// listRates fills in a, the ask for all rates of the i-th line's subject and origin.
+// listRates fills in the ask a. It asks for all rates of the i-th limit's subject and origin together.
 func (s *Shared) listRates(at time.Time, a *Ask, c *operation, i, n int, take bool) {
 	number := int8(len(c.asks))
 	for j := range c.lines[:n] {
@@ -56,7 +56,7 @@ func (s *Shared) listRates(at time.Time, a *Ask, c *operation, i, n int, take bo
 			} else {
 				r.Extra = 0
 			}
-			// Returned tokens are lost if the ask does not arrive.
+			// If the ask does not reach Redis, the tokens that it returns are lost.
 			p.expire(at)
 			r.Return, r.From = p.unused.n, p.unused.from
 			p.unused = lot{}
@@ -134,8 +134,8 @@ func (s *Shared) spare(limit int64) int64 {
 	return min(4, limit/(8*s.remote.Nodes()))
 }
 
-// ownerOf returns the id of the tenant with whose counts the party's are kept; "" for an address
-// whose counts several tenants share.
+// ownerOf returns the id of the tenant under which the counts of the party are stored. It returns "" for an address, because
+// several tenants share the counts of an address.
 func (b *Bill) ownerOf(party int) string {
 	owner := b.Tenant.subject()
 	if owner == nil {

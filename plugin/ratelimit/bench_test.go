@@ -35,7 +35,7 @@ func TestNoAllocations(t *testing.T) {
 	for name, b := range map[string]*Bill{"allowed": threeParties(t, "a"), "denied": denied, "nothing": {Key: Party{Subject: NewSubject("k:n")}}} {
 		now := epoch
 		if n := testing.AllocsPerRun(200, func() {
-			now = now.Add(time.Hour) // so that 200 charges cross many days and months
+			now = now.Add(time.Hour) // The clock moves by an hour per charge, so that 200 charges cross several days and months.
 			if l.Peek(ctx, now, b, &o) != nil || l.Charge(ctx, now, b, &o) != nil {
 				t.Fatal("not decided")
 			}

@@ -1,9 +1,9 @@
 package ratelimit
 
-// set is the policies that one origin bound to a subject.
+// set holds the policies that one origin, such as the plan or the key's record, has bound to a subject.
 type set struct {
 	epoch int64
-	// lines is nil until the first Bind, and never changed: each Bind makes new ones.
+	// lines is nil before the first Bind. The slice is never changed: each Bind makes a new one.
 	lines []Line
 }
 
@@ -20,13 +20,12 @@ func (s *set) meters() []*meter {
 	return out
 }
 
-// Bind replaces the policies that s is limited by from this origin, and returns their lines, which
-// the caller must not change. Each rate takes over the spent tokens of the old rate that
-// carryMeters matches it with: left = max(0, new burst − spent). Lines returned earlier count in
-// the same buckets.
+// Bind replaces the policies from this origin that limit s, and returns their lines. The caller must not change the lines.
+// Each new rate takes over the spent tokens of the old rate that carryMeters finds for it: left = max(0, new burst − spent).
+// Lines that earlier calls returned count in the same buckets.
 //
-// epoch orders configurations: a call with an older epoch changes nothing and returns the current
-// lines. For equal policies, Bind returns the same lines and allocates nothing.
+// epoch orders configurations. A call with an older epoch changes nothing and returns the current lines. For equal
+// policies, Bind returns the same lines and allocates nothing.
 func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,8 +50,8 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	return set.lines
 }
 
-// carryMeters returns a meter for each rate among policies: the matching old one, which adopts the
-// policy at its next use, or a new and full one.
+// carryMeters returns a meter, a token bucket, for each rate among policies. If an old meter matches the rate, it is kept
+// and adopts the policy at its next use. Otherwise the meter is new and full.
 func carryMeters(old []*meter, policies []*Policy) []*meter {
 	var rates []*Policy
 	for _, p := range policies {
@@ -72,8 +71,8 @@ func carryMeters(old []*meter, policies []*Policy) []*meter {
 			}
 		}
 	}
-	// Match equal rates first, so that several rates of one period keep their own meters; then
-	// equal periods, then equal positions, then the rest in order.
+	// Equal rates are matched first, so that several rates of one period keep their own meters. Rates with equal periods follow,
+	// then rates in equal positions, then all others in order.
 	for _, matches := range []func(p, q *Policy, i, j int) bool{
 		func(p, q *Policy, _, _ int) bool {
 			return p.Period == q.Period && p.Limit == q.Limit && p.Burst == q.Burst

@@ -13,7 +13,7 @@ import (
 type meter struct {
 	policy *Policy
 	bucket *rate.Limiter
-	// next replaces policy at the next use, whose time tells how many tokens were spent.
+	// next is the policy that replaces policy at the next use. Only the time of that use shows how many tokens were spent.
 	next *Policy
 	// pool is the state of the bucket that processes share; nil if only this process counts.
 	pool *pool
@@ -25,7 +25,7 @@ func newBucket(p *Policy) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(p.describedPart().perSecond), int(min(p.Burst, math.MaxInt)))
 }
 
-// target returns the policy that counts from the next use on.
+// target returns the policy that counts at the next use.
 func (m *meter) target() *Policy {
 	if m.next != nil {
 		return m.next
@@ -42,8 +42,8 @@ func (m *meter) applyNext(now time.Time) {
 	if spent = min(spent, float64(p.Burst)); spent <= 0 {
 		return
 	}
-	// AllowN takes whole tokens only. So the next whole number is taken, at an earlier time: by
-	// now the bucket has regained the excess.
+	// AllowN takes only whole tokens. So the next larger whole number is taken at an earlier time, chosen so that the bucket has
+	// regained the difference by now.
 	whole := math.Ceil(spent)
 	m.bucket.AllowN(now.Add(-m.timeFor(whole-spent)), int(whole))
 }
@@ -59,9 +59,9 @@ func (m *meter) full(now time.Time) bool {
 	return m.bucket.TokensAt(now) >= float64(m.policy.Burst)
 }
 
-// passes reports whether AllowN(now, 1) would succeed with that many tokens. It must be the same
-// expression as in x/time/rate, which ignores a lack that less than a nanosecond refills. A
-// different test would break "all or nothing".
+// passes reports whether AllowN(now, 1) would succeed if the bucket had that many tokens. It must be the same expression as
+// in x/time/rate, which ignores a lack of tokens that less than a nanosecond refills. With another expression, one limit of
+// a bill could be charged for a request that another limit denies.
 func (m *meter) passes(tokens float64) bool {
 	lack := -(tokens - 1)
 	return lack <= 0 || time.Duration(lack/float64(m.bucket.Limit())*float64(time.Second)) <= 0
@@ -93,12 +93,12 @@ func (m *meter) retry(now time.Time, tokens float64) time.Duration {
 	return d
 }
 
-// fillStanding sets the state of a bucket with that many tokens. late is how far the caller's
-// clock is behind the subject's: the client waits that much longer.
+// fillStanding sets the state of a bucket that has that many tokens. late is how far the caller's clock is behind the clock
+// of the subject; the client has to wait that much longer.
 func (m *meter) fillStanding(st *Standing, tokens float64, late time.Duration) {
 	left := max(0, math.Floor(tokens+1e-9))
 	if left <= 1 && tokens > 0 {
-		// Close to one token, apply the exact test of a charge instead of rounding.
+		// If about one token is left, the exact test of a charge decides instead of rounding.
 		left = 0
 		if m.passes(tokens) {
 			left = 1

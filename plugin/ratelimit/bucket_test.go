@@ -246,7 +246,7 @@ func TestBind(t *testing.T) {
 	if again := s.Bind(5, FromPlan, rates(t, "60/m")); &again[0] != &old.Key.Lines[0] {
 		t.Error("equal policies at a later epoch gave other lines")
 	}
-	// Lines from before the change count in the same buckets.
+	// Lines from before the change count in the same buckets as the lines from after it.
 	lines := s.Bind(6, FromPlan, rates(t, "30/m"))
 	if st := charge(t, old, epoch).Standings[0]; st.Policy.Name != "30/m" || st.Limit != 30 || st.Remaining != 28 {
 		t.Errorf("%+v", st)
@@ -310,7 +310,7 @@ func TestReset(t *testing.T) {
 	if got := left(); got != [3]int64{10, 20, 30} {
 		t.Error(got)
 	}
-	// A reset without names corrects a clock that had run ahead.
+	// A Reset without names also corrects counts whose time is in the future, because the clock had run ahead.
 	charge(t, b, epoch.AddDate(1, 0, 0))
 	s.Reset(epoch)
 	charge(t, b, epoch)

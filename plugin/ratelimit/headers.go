@@ -115,7 +115,7 @@ func (o *Outcome) render(f *fields, now time.Time, opt HeaderOptions) string {
 	return string(b)
 }
 
-// shown returns the standing for the X- headers, nil if there is none.
+// shown returns the limit whose state the X-RateLimit-* headers show; nil if there is none.
 func (o *Outcome) shown() *Standing {
 	var best *Standing
 	for i := range o.N {
@@ -130,7 +130,7 @@ func (o *Outcome) shown() *Standing {
 	return best
 }
 
-// before reports whether the X- headers show st rather than other.
+// before reports whether the X-RateLimit-* headers show st in preference to other.
 func (st *Standing) before(other *Standing) bool {
 	switch {
 	case st.Denied != other.Denied:
@@ -151,7 +151,7 @@ func (p *Policy) span() int64 {
 	return p.describedPart().window
 }
 
-// reset returns now+d in Unix seconds, or with delta d in seconds; both rounded up.
+// reset returns now+d in Unix seconds. If delta is true, it returns d in seconds. Both are rounded up.
 func reset(d time.Duration, now time.Time, delta bool) int64 {
 	if delta {
 		return seconds(d)

@@ -8,27 +8,27 @@ const (
 	slotKeep = 15 * time.Second
 	// slotRenew is the interval at which slots in use are renewed.
 	slotRenew = slotKeep / 3
-	// idleSweep is the interval at which prefetched tokens, units and slots are returned that were
-	// not used since the last sweep.
+	// idleSweep is the interval at which a process returns prefetched tokens, units and slots that it has not used since the
+	// last sweep.
 	idleSweep = 500 * time.Millisecond
-	// countKeep is how long a shared quota count is kept after its period; totalKeep, after the
-	// last use of a count without a period.
+	// countKeep is how long a shared quota count is kept after the end of its period. totalKeep is how long a count without a
+	// period is kept after its last use.
 	countKeep = 24 * time.Hour
 	totalKeep = 400 * 24 * time.Hour
 )
 
 // lease is a process's part of a shared quota count. The subject's lock guards it.
 type lease struct {
-	// held units were taken ahead of need: the shared count includes them as spent.
+	// held is the number of units that were taken before a request needed them. The shared count includes them as spent.
 	held int64
-	// carry units were spent while the remote was unreachable; the shared count lacks them.
+	// carry is the number of units that were spent while Redis was unreachable. The shared count does not include them yet.
 	carry int64
 	// refreshedAt is when the remote last returned the count.
 	refreshedAt time.Time
 	// demand is the smoothed number of units per second. seen counts the units after since.
 	demand, seen float64
 	since        time.Time
-	// used reports that held units were spent since the last sweep; asking, that a prefetch runs.
+	// used reports whether held units were spent since the last sweep. asking reports whether a prefetch is running.
 	used, asking bool
 }
 
@@ -53,8 +53,8 @@ func (l *lease) observe(now time.Time, cost int64) {
 	l.seen += float64(cost)
 }
 
-// target returns how many units to hold: the demand of a tenth of a second, but at most one in
-// 16*nodes of those left, since other processes cannot use held units.
+// target returns how many units to hold: the demand of a tenth of a second, but at most one in 16*nodes of the units that
+// are left, because other processes cannot use held units.
 func (l *lease) target(left, nodes int64) int64 {
 	ahead := max(l.demand, l.seen) / 10
 	return int64(min(ahead, float64(max(left, 0))/float64(16*nodes)))
@@ -64,10 +64,10 @@ func (l *lease) target(left, nodes int64) int64 {
 // guards them.
 type slots struct {
 	owner string
-	// names holds every held slot, and free those that no request uses.
+	// names holds the names of all held slots. free holds those that no request uses.
 	names map[string]struct{}
 	free  []string
-	// inUse is how many slots all processes used at the last answer.
+	// inUse is how many slots all processes together used when Redis was last asked.
 	inUse int64
 	// full is the time until which requests are denied without asking the remote.
 	full time.Time

@@ -10,8 +10,8 @@ import (
 // ErrTooManyLines means that a bill has more than MaxLines lines.
 var ErrTooManyLines = errors.New("too many limits apply to one request")
 
-// Local is the Limiter of one process: every count is in its subject. It allocates nothing,
-// ignores its contexts, and blocks only on the subjects' locks.
+// Local is the Limiter of a single process, which keeps every count in its subject. It allocates nothing, ignores its
+// contexts, and blocks only on the locks of the subjects.
 type Local struct{}
 
 var _ Limiter = (*Local)(nil)
@@ -45,8 +45,8 @@ func (*Local) Release(b *Bill) {
 	}
 }
 
-// Adjust implements Limiter. A positive delta for an ended period counts in the current one:
-// otherwise it would be free. A delta above MaxLimit counts as MaxLimit.
+// Adjust implements Limiter. If the charged period has ended, a positive delta counts in the current period, because the
+// cost would be free otherwise. A delta above MaxLimit counts as MaxLimit.
 func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64) {
 	delta = min(max(delta, -max(b.Cost, 0)), MaxLimit)
 	if delta == 0 {
@@ -99,8 +99,8 @@ func (p *Party) subject() *Subject {
 	return p.Subject
 }
 
-// adjustCredits changes the credits that b was charged by delta, and returns the shortfall. The
-// tenant and the key are locked.
+// adjustCredits changes by delta the credits that the bill b was charged, and returns the shortfall. The caller holds the
+// locks of the tenant and the key.
 func (b *Bill) adjustCredits(delta int64) (shortfall int64) {
 	for i := range b.Tenant.Lines {
 		if b.Tenant.Lines[i].Policy.Kind == Credits {
@@ -145,8 +145,8 @@ func unlock(parties *[3]*Party, lines int) {
 	}
 }
 
-// decide tests every line of the bill and, if take is set and none denies, takes from all. The
-// subjects stay locked from the test to the taking.
+// decide tests every line of the bill. If take is true and no line denies the request, it takes the cost from all lines.
+// The subjects stay locked from the test until the cost is taken.
 func decide(now time.Time, b *Bill, o *Outcome, take bool) error {
 	o.Denied, o.Kind, o.N = false, 0, 0
 	lines := len(b.Address.Lines) + len(b.Tenant.Lines) + len(b.Key.Lines)
@@ -300,8 +300,8 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 	b.held = !b.NoConcurrency
 }
 
-// ends returns the end of the quota period at now (of the current period if now is before it); the
-// zero time for Total.
+// ends returns the end of the quota period at now. If now is before the current period, it returns the end of the current
+// period. For Total, it returns the zero time.
 func (s *Subject) ends(cal Calendar, now time.Time) time.Time {
 	if cal == Total {
 		return time.Time{}

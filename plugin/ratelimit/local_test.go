@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// modelBucket is an exact bucket: it counts tokens × period/limit in whole nanoseconds.
+// modelBucket is an exact token bucket for comparison. It counts tokens × period/limit in whole nanoseconds.
 type modelBucket struct {
 	each, level, size int64
 	last              time.Time

@@ -2,8 +2,8 @@ package ratelimit
 
 import "time"
 
-// outage decides a request whose counts the remote could not be asked for, by the bill's Outage.
-// The subjects are locked.
+// outage decides about a request while Redis, which holds its counts, is unreachable. The bill's Outage states how. The
+// caller holds the locks of the subjects.
 func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	s.outages.Add(1)
 	c.unreachable = true
@@ -44,10 +44,10 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 		case Quota:
 			if subject.counter(policy.Calendar, at).overShare(policy.Limit, max(b.Cost, 0), nodes) {
 				st.Denied = true
-				st.Retry = recheck // The remote may be reachable again by then.
+				st.Retry = recheck // Redis may be reachable again after this time, so the client should retry then.
 			}
 		case Concurrency:
-			if subject.live.Load() > max(1, policy.Limit/nodes) { // The live count includes this request.
+			if subject.live.Load() > max(1, policy.Limit/nodes) { // The count of live requests includes this request.
 				st.Denied = true
 				st.Retry = time.Second
 			}
@@ -62,8 +62,8 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 	return nil
 }
 
-// spendLocally counts in this process what the remote could not be asked for. The shared counts
-// get it with a later ask.
+// spendLocally counts a request in this process, because Redis could not be asked. A later ask adds the amount to the shared
+// counts.
 func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, nodes int64) {
 	for i := range o.N {
 		w := &c.lines[i]
@@ -89,7 +89,7 @@ func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Out
 	}
 }
 
-// share returns the cost of one token if each of nodes may use its share of the bucket.
+// share returns the cost of one token when each of the nodes may use only its share of the bucket.
 func (p *pool) share(nodes int64) int64 {
 	if p.scale.each > maxDepth/nodes {
 		return maxDepth
@@ -97,8 +97,8 @@ func (p *pool) share(nodes int64) int64 {
 	return p.scale.each * nodes
 }
 
-// overShare reports whether cost exceeds the rest of this node's share of the quota. The share is
-// a part of what the last answer left, and at least one request.
+// overShare reports whether cost exceeds what is left of this node's share of the quota. The share is a part of what was
+// left when Redis last answered, and is at least one request.
 func (c *counter) overShare(limit, cost, nodes int64) bool {
 	var mine int64
 	if c.lease != nil {

@@ -14,9 +14,9 @@ func (o *Outcome) Violated() []string {
 	return names
 }
 
-// RetryAfter returns the time until the same request would pass, in whole seconds, rounded up, at
-// least one: the longest Retry of the rates, quotas and concurrency limits that denied it. It
-// returns 0 if nothing denied, or if credits are used up.
+// RetryAfter returns the time until the same request would pass, in whole seconds, rounded up and at least one. It is the
+// longest Retry of the limits that denied the request. RetryAfter returns 0 if no limit denied the request, or if credits
+// are used up.
 func (o *Outcome) RetryAfter() time.Duration {
 	if !o.Denied || o.Kind == Credits {
 		return 0

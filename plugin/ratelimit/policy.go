@@ -196,8 +196,8 @@ func NewCredits() *Policy {
 	return newPolicy(Policy{Kind: Credits, Per: PerTenant, Name: "credits"})
 }
 
-// CreditsLimit returns the policy that limits how much of its tenant's balance one key may ever
-// spend; below 0 counts as 0. Bind it only if credits are charged.
+// CreditsLimit returns the policy that limits how much of its tenant's balance one key may ever spend. A negative n counts
+// as 0. Bind the policy only if credits are charged.
 func CreditsLimit(n int64) *Policy {
 	return newPolicy(Policy{Kind: Quota, Per: PerKey, Limit: max(n, 0), Calendar: Total, Name: "credits_limit"})
 }
@@ -286,7 +286,8 @@ func parsePeriod(s string) (time.Duration, error) {
 		if err != nil {
 			return 0, bad
 		}
-		// The cap prevents an overflow; the bounds below reject the capped number.
+		// The number of days is capped so that the product does not overflow. The check of the bounds below rejects the capped
+		// number.
 		d = time.Duration(min(days, 10_000)) * day
 	} else {
 		var err error
@@ -348,7 +349,7 @@ func (p *Policy) describe() fixed {
 	return f
 }
 
-// describedPart returns the fixed part, which it computes for a Policy that no constructor made.
+// describedPart returns the computed part of a policy. For a Policy that no constructor made, it computes that part anew.
 func (p *Policy) describedPart() fixed {
 	if p.fixed.quoted == "" {
 		return p.describe()

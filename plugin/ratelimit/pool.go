@@ -3,8 +3,8 @@ package ratelimit
 import "time"
 
 const (
-	// recheck is how long a denial is answered from memory before the remote is asked again, which
-	// may have been reset or changed by another process.
+	// recheck is how long a denial is answered from memory. After that time Redis is asked again, because another process may
+	// have reset or changed the limit.
 	recheck = time.Second
 	// slotRecheck is recheck for concurrency limits: a running request may end at any moment.
 	slotRecheck = 50 * time.Millisecond
@@ -13,9 +13,9 @@ const (
 	minHoldPart = 16
 	maxHoldPart = 8
 	holdCap     = 5 * time.Second
-	// If a bucket is nearly full, tokens that a node keeps for itself reduce the burst that others
-	// may use. A node then keeps tokens for a shorter time: for shortHoldRequests requests, but at
-	// least for 1/shortHoldPart of the time in which the bucket fills.
+	// If a bucket is nearly full, tokens that a node holds reduce the burst that other nodes may use. A node then holds tokens
+	// for a shorter time: for shortHoldRequests requests, but at least for 1/shortHoldPart of the time in which the bucket
+	// fills.
 	shortHoldPart     = 64
 	shortHoldRequests = 30
 	// minExpected is the number of expected requests per hold from which tokens are prefetched.
@@ -24,7 +24,7 @@ const (
 	minGuess = 4
 )
 
-// lot is a number of tokens held until a time; from is when they were taken, by the remote clock.
+// lot is a number of tokens that are held until a time. from is when they were taken, by the clock of Redis.
 type lot struct {
 	n     int64
 	until time.Time
@@ -35,14 +35,12 @@ type lot struct {
 // lock guards it.
 type pool struct {
 	scale *scale
-	// debt is the bucket's least debt at the time at, in units of scale: other processes may have
-	// taken more since.
+	// debt is the least number of units that the bucket owed at the time at. Other processes may have taken more since then.
 	debt int64
 	at   time.Time
 	// refreshedAt is when the remote last returned the debt; zero for never.
 	refreshedAt time.Time
-	// unmerged reports that the remote lacks a part of debt, spent while the remote was
-	// unreachable.
+	// unmerged reports whether a part of debt was spent while Redis was unreachable, so that Redis does not know that part yet.
 	unmerged bool
 
 	// lots are the held tokens, the older lot first.
@@ -52,11 +50,11 @@ type pool struct {
 	// demand is the smoothed number of requests per maxHold. seen counts the requests after since.
 	demand, seen float64
 	since        time.Time
-	// short reports that the last ask was granted in part. Then no request waits for more tokens:
-	// a prefetch fetches them in the background, from askAgainAt on.
+	// short reports whether the last ask got fewer tokens than it asked for. Then no request waits for more tokens: from
+	// askAgainAt on, a prefetch fetches them in the background.
 	short      bool
 	askAgainAt time.Time
-	// asking reports that a prefetch runs.
+	// asking reports whether a prefetch is running.
 	asking bool
 }
 
@@ -84,8 +82,8 @@ func (p *pool) maxHold() time.Duration {
 	return min(p.scale.duration(p.scale.depth)/maxHoldPart, holdCap)
 }
 
-// hold returns how long tokens can be held that are taken while the bucket owes debt: until the
-// debt is paid off. The bucket would not be full before then, so the hold costs no tokens.
+// hold returns how long tokens may be held that are taken while the bucket owes debt: until the debt is paid off. The bucket
+// would not be full before then, so holding the tokens takes none away from others.
 func (p *pool) hold(debt int64) time.Duration {
 	return max(p.shortHold(), min(p.maxHold(), p.scale.duration(debt)))
 }
@@ -135,9 +133,8 @@ func (p *pool) observe(now time.Time) {
 	p.seen++
 }
 
-// target returns how many tokens to hold while the bucket owes debt: a third of the demand of a
-// hold, less for a high demand. It is at most one in 8*nodes of the burst, since other processes
-// cannot use held tokens.
+// target returns how many tokens to hold while the bucket owes debt: a third of the demand during one hold, and less if the
+// demand is high. It is at most one in 8*nodes of the burst, because other processes cannot use held tokens.
 func (p *pool) target(debt, nodes int64) int64 {
 	window := p.maxHold()
 	if window <= 0 {
@@ -149,7 +146,7 @@ func (p *pool) target(debt, nodes int64) int64 {
 	}
 	wanted := min(expected/3, 30+expected/12)
 	if debt < p.scale.depth/2 {
-		wanted = expected * 3 / 4 // Unused tokens are returned before the bucket is full, so holding more costs nothing.
+		wanted = expected * 3 / 4 // Unused tokens are returned before the bucket is full, so holding more tokens takes none away from others.
 	}
 	return int64(min(wanted, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
@@ -191,7 +188,7 @@ func (p *pool) put(now time.Time, n int64, until time.Time, from int64) {
 			return
 		}
 	}
-	p.lots[1].n += n // The lot keeps its own, earlier times.
+	p.lots[1].n += n // The lot keeps its own times, which are earlier, and gets the new tokens.
 }
 
 // expire moves held tokens whose time has ended to unused.
@@ -207,7 +204,7 @@ func (p *pool) expire(now time.Time) {
 	}
 }
 
-// putBack undoes take, unless every lot has expired.
+// putBack undoes take. If every lot has expired, it does nothing.
 func (p *pool) putBack(now time.Time) {
 	for i := range p.lots {
 		if l := &p.lots[i]; now.Before(l.until) {
@@ -246,7 +243,8 @@ func (p *pool) applyAnswer(now time.Time, r *RateAsk, at int64, taken bool) {
 	p.learn(now, debt+granted*p.scale.each)
 }
 
-// retry returns the least time until the bucket has a token of that cost.
+// retry returns the least time until the bucket has a token again, where a token costs each units and the bucket owes owed
+// units.
 func (p *pool) retry(owed, each int64) time.Duration {
 	return p.scale.duration(owed + each - max(p.scale.depth, each))
 }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// listPrefetch returns an operation with the asks for tokens and units to fetch ahead of need, nil
-// if none are due. The subjects are locked.
+// listPrefetch returns an operation that asks for tokens and units before requests need them. It returns nil if nothing is
+// due. The caller holds the locks of the subjects.
 func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int, done *operation) *operation {
 	c := new(operation)
 	for i := range n {

@@ -8,16 +8,16 @@ import (
 // counter is a subject's count in the current period of one calendar. All quotas of that calendar
 // share it. The subject's lock guards it.
 type counter struct {
-	// start and end of the period in Unix seconds; both 0 before the first use.
+	// start and end are the bounds of the period in Unix seconds. Both are 0 before the first use.
 	start, end int64
 	used       int64
 	// stored is the count that the store last wrote or returned.
 	stored int64
-	// loaded reports that used includes the store's count, not only what this process counted.
+	// loaded reports whether used includes the count that the store had, and not only what this process counted.
 	loaded bool
-	// unsure reports that the store's count may differ from stored.
+	// unsure reports whether the count in the store may differ from stored.
 	unsure bool
-	// unstored reports that the store keeps no row of this period's count.
+	// unstored reports whether the store refused to keep a row for this period's count.
 	unstored bool
 	calendar Calendar
 	// next is the subject's counter of the next calendar.
@@ -65,8 +65,8 @@ func (c *counter) begin(cal Calendar, now time.Time) {
 // begun reports whether the counter has a period.
 func (c *counter) begun() bool { return c.end != 0 }
 
-// usedAt returns the count in the period at now (in the current one if now is before it). It does
-// not start a new period.
+// usedAt returns the count in the period that contains now. If now is before the current period, it returns the count of the
+// current period. It starts no new period.
 func (c *counter) usedAt(now time.Time) int64 {
 	if now.Unix() >= c.end {
 		return 0
@@ -85,8 +85,8 @@ func (c *counter) startTime() time.Time {
 	return time.Unix(c.start, 0).UTC()
 }
 
-// counter returns the subject's counter of a calendar in the period at now. If that starts a new
-// period, the old count is kept in closed until it is stored.
+// counter returns the subject's counter of a calendar, in the period that contains now. If a new period begins, counter
+// keeps the old count in closed until it is stored.
 func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	c := s.count(cal)
 	if now.Unix() < c.end {
@@ -100,8 +100,7 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	return c
 }
 
-// count returns the subject's counter of a calendar, in whatever period it is, and adds it if
-// missing.
+// count returns the subject's counter of a calendar, whatever its period is. It adds the counter if the subject has none.
 func (s *Subject) count(cal Calendar) *counter {
 	at := &s.counters // The list is sorted by calendar.
 	for ; *at != nil && (*at).calendar <= cal; at = &(*at).next {
@@ -133,8 +132,8 @@ func fillQuotaStanding(st *Standing, p *Policy, used int64, end, now time.Time) 
 	}
 }
 
-// LoadUsage adds the store's count of the period that begins at start (ignored for Total). It does
-// nothing if the count is loaded already, or the period is not the current one.
+// LoadUsage adds the count that the store has for the period which begins at start; for Total, start is ignored. It does
+// nothing if the count is loaded already, or if the period is not the current one.
 func (s *Subject) LoadUsage(start time.Time, c Calendar, used int64) {
 	if c < Day || c > Total {
 		return
@@ -173,7 +172,7 @@ func (s *Subject) NeedsUsage() bool {
 	return false
 }
 
-// UsageLoaded marks all counts as loaded: those that LoadUsage did not set begin at 0.
+// UsageLoaded marks all counts as loaded. Counts that LoadUsage did not set begin at 0.
 func (s *Subject) UsageLoaded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,8 +182,8 @@ func (s *Subject) UsageLoaded() {
 	}
 }
 
-// Unflushed appends the quota counts that the store must be given, the final counts of ended
-// periods first. It leaves out counts that were not loaded: they would overwrite larger ones.
+// Unflushed appends the quota counts that the store must be given, the final counts of ended periods first. It leaves out
+// counts that were not loaded, because they would replace larger counts in the store.
 func (s *Subject) Unflushed(dst []Counted) []Counted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,7 +208,7 @@ func (s *Subject) Flushed(counts []Counted) {
 			continue
 		}
 		if c := s.counted(f.Calendar); c != nil && c.begun() && c.startTime().Equal(f.Start) {
-			// The count stays dirty if it was charged after Unflushed.
+			// If the count was charged after the call of Unflushed, it is larger than stored, and so it stays dirty.
 			c.stored, c.unsure = f.Used, false
 			continue
 		}
@@ -219,7 +218,7 @@ func (s *Subject) Flushed(counts []Counted) {
 		}
 		for i, e := range r.closed {
 			if e.Calendar == f.Calendar && e.Start.Equal(f.Start) {
-				// The period may have been charged between Unflushed and its end.
+				// The period may have been charged after the call of Unflushed and before its end. Then its final count stays in the list.
 				if e.Used == f.Used {
 					r.closed = append(r.closed[:i], r.closed[i+1:]...)
 				}
@@ -232,8 +231,8 @@ func (s *Subject) Flushed(counts []Counted) {
 	}
 }
 
-// Unstored records that the store keeps no row of the count of the calendar's period that begins
-// at start. From then on only s has the count, so s is not idle until the period ends.
+// Unstored records that the store keeps no row for the count of the period that begins at start. From then on only the
+// subject s holds the count, so s is not idle until the period ends.
 func (s *Subject) Unstored(cal Calendar, start time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

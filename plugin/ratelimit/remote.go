@@ -13,7 +13,7 @@ var ErrUnavailable = errors.New("the shared limits are unreachable")
 type Outage uint8
 
 const (
-	// OutageLocal counts in this process, against its share of each limit.
+	// OutageLocal counts requests in this process, against this process's share of each limit.
 	OutageLocal Outage = iota
 	// OutageOpen allows all requests, and counts their cost.
 	OutageOpen
@@ -23,20 +23,19 @@ const (
 
 // Remote holds the counts that several processes share. All methods are safe for concurrent use.
 type Remote interface {
-	// Ask takes what every ask needs, or nothing from any, and sets the answers in asks. With peek
-	// it takes nothing. It blocks at most as long as a request may wait. After an error, it is
-	// unknown whether anything was taken.
+	// Ask takes the amounts that all asks need, or nothing for any of them, and sets the answers in asks. With peek, it takes
+	// nothing. It blocks at most as long as a request may wait. After an error, it is unknown whether anything was taken.
 	Ask(ctx context.Context, asks []Ask, peek bool) (taken bool, err error)
 	// Unreachable reports whether the remote does not answer. It never blocks.
 	Unreachable() bool
-	// Adjust adds delta to a quota's count, which does not fall below zero, and returns the new
-	// count. A missing count begins at Seed. It blocks like Ask.
+	// Adjust adds delta to the count of a quota, which does not fall below zero, and returns the new count. If the remote has no
+	// count, it starts at Seed. Adjust blocks like Ask.
 	Adjust(ctx context.Context, a *Ask, delta int64) (used int64, err error)
-	// Reset clears the counts of asks: of rates, those with a Need; of quotas, all. It blocks
-	// within ctx.
+	// Reset clears the counts of asks. Of rates it clears those whose Need is set, of quotas it clears all. It blocks within
+	// ctx.
 	Reset(ctx context.Context, asks []Ask) error
-	// Release frees the slots that the ask names, and Renew keeps them for another Keep. Both run
-	// soon after, in the order of the calls. They never block, and do not retry after a failure.
+	// Release frees the slots that the ask names. Renew keeps these slots for another Keep. Both calls only queue their command,
+	// so they never block. The commands run soon, in the order of the calls, and are not retried after a failure.
 	Release(a Ask)
 	Renew(a Ask)
 	// Nodes returns how many processes share the counts, at least 1. It never blocks.
@@ -48,11 +47,11 @@ type Remote interface {
 // with the same kind of period, or all its slots for concurrent requests.
 type Ask struct {
 	Kind Kind
-	// Owner is the tenant that Subject belongs to: the counts of one owner are kept together. It
-	// is "" for counts that several tenants share.
+	// Owner is the tenant that Subject belongs to; the counts of one owner are stored together. Owner is "" for counts that
+	// several tenants share.
 	Subject, Owner string
 	Origin         Origin
-	// Calendar is that of a quota, and Start its period's start in Unix seconds; 0 for Total.
+	// Calendar is the calendar of a quota. Start is the start of the quota's period in Unix seconds; it is 0 for Total.
 	Calendar Calendar
 	Start    int64
 	// Keep is how many milliseconds a count is kept after its last use.
@@ -63,18 +62,18 @@ type Ask struct {
 
 	// Need must be taken: the cost from a quota, or 1 slot. Extra is taken as far as available.
 	Need, Extra int64
-	// Limit is that of the quota or of concurrency.
+	// Limit is the limit of the quota or of the concurrency limit.
 	Limit int64
-	// Seed is the start value of a quota's count that the remote has lost. Carry was spent without
-	// asking, and is added.
+	// Seed is the count at which a quota starts that the remote has lost. Carry is an amount that was spent without asking; the
+	// remote adds it to the count.
 	Seed, Carry int64
 	// Slots are the names of Need+Extra slots.
 	Slots []string
-	// Merge raises each rate's debt to its Hint even if the remote has the count: the debts of an
-	// outage are missing there.
+	// Merge makes the remote raise the debt of each rate to its Hint, even if the remote has the count. It is set after an
+	// outage, because the remote does not know the debts of the outage.
 	Merge bool
 
-	// Used is the answer: the quota's count, or the slots in use, before this ask.
+	// Used is part of the answer: the count of the quota, or the number of slots in use, before this ask.
 	Used int64
 	// At is the time of the answer by the remote clock, in microseconds.
 	At int64
@@ -87,17 +86,17 @@ type RateAsk struct {
 	scale *scale
 	// Need and Extra are numbers of tokens, as in Ask.
 	Need, Extra int64
-	// Hold is how long extra tokens may be held before use, in units. The remote treats the bucket
-	// as owing at least Hold, so that the limit is kept at any later time of use.
+	// Hold is how long extra tokens may be held before they are used, in units of the rate. The remote then treats the bucket as
+	// owing at least Hold. So the limit is kept, whenever the tokens are used within that time.
 	Hold int64
-	// Hint is the debt that this process knows, for a bucket that the remote has lost (see
-	// Ask.Merge).
+	// Hint is the debt of the bucket as far as this process knows. The remote uses it if it has lost the bucket, or if Ask.Merge
+	// is set.
 	Hint int64
-	// Return is the number of held tokens that were not used, and From the At of the ask that took
-	// them. The remote ignores them if the bucket was full since: a full bucket gains nothing.
+	// Return is the number of held tokens that were not used. From is the At of the ask that took them. If the bucket was full
+	// since then, the remote ignores the returned tokens, because a full bucket gains nothing.
 	Return, From int64
 
-	// Debt, the debt before this ask, and Granted are the answer.
+	// Debt and Granted are the answer: the debt of the bucket before this ask, and the number of granted tokens.
 	Debt    int64
 	Granted int64
 }

@@ -44,7 +44,7 @@ func (p *Party) slotLimit() int64 {
 	return limit
 }
 
-// endSlots frees slots at the remote. The subject is locked, so that no later Renew names them.
+// endSlots frees slots at the remote. The caller holds the lock of the subject, so that no later Renew names these slots.
 func (s *Shared) endSlots(subject *Subject, names ...string) {
 	sl := subject.slots()
 	for _, n := range names {
@@ -102,7 +102,8 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delta int64) {
 	used, unreachable := int64(0), s.remote.Unreachable()
 	if !unreachable {
-		// The next ask sends the carry. This call must not send it, since the ask may be denied.
+		// The next ask sends the carry, the units spent without Redis. This call must not send the carry, because the call may be
+		// denied and the carry would be lost.
 		a.Carry, a.Merge = 0, false
 		var err error
 		used, err = s.remote.Adjust(ctx, a, delta)
@@ -114,7 +115,7 @@ func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delt
 	if a.Calendar != Total && c.start != a.Start {
 		return
 	}
-	c.ensureLease().refreshedAt = time.Time{} // A zero time makes the next request ask: it may pass now.
+	c.ensureLease().refreshedAt = time.Time{} // The zero time makes the next request ask Redis, because the request may pass now.
 	if unreachable {
 		c.lease.carry += delta
 		c.used = max(0, c.used+delta)
@@ -171,8 +172,8 @@ func (s *Shared) addHolder(subject *Subject, owner string) {
 	s.mu.Unlock()
 }
 
-// Run returns unused tokens, units and slots to the remote, and renews the slots of running
-// requests, until ctx ends; then it returns everything. Call it once.
+// Run returns unused tokens, units and slots to the remote, and renews the slots of running requests. When ctx ends, Run
+// returns all held amounts to the remote and ends. Call it once.
 func (s *Shared) Run(ctx context.Context) {
 	t := time.NewTicker(idleSweep)
 	defer t.Stop()
@@ -203,7 +204,7 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 			s.changeQuota(ctx, subject, a, -a.Extra)
 		}
 		if idle {
-			// A subject that came to hold something after sweepSubject stays listed.
+			// The subject stays in the list if it has acquired tokens, units or slots since sweepSubject.
 			subject.mu.Lock()
 			if !subject.holding() {
 				s.mu.Lock()
@@ -215,7 +216,7 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 	}
 }
 
-// returnTokens returns held tokens whose time has ended to the remote; with all, every held token.
+// returnTokens returns held tokens whose time has ended to the remote. If all is true, it returns every held token.
 func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner string, now time.Time, all bool) {
 	subject.mu.Lock()
 	at := subject.clamp(now)
@@ -258,8 +259,8 @@ func (p *pool) keepUnused(r *RateAsk, taken bool) {
 // holdsTokens reports whether the pool has held tokens, or unused ones to return.
 func (p *pool) holdsTokens() bool { return p.lots[0].n > 0 || p.lots[1].n > 0 || p.unused.n > 0 }
 
-// sweepSubject frees idle slots and renews the others. It returns asks for the quota units to
-// return, as Extra, and whether the subject holds nothing more.
+// sweepSubject frees idle slots and renews the others. It returns asks that return unused quota units in their field Extra.
+// It also reports whether the subject holds nothing more.
 func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
 	subject.mu.Lock()
 	defer subject.mu.Unlock()
@@ -289,7 +290,7 @@ func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, ren
 		}
 		sl.idle = len(sl.free)
 		if all && len(sl.names) > 0 {
-			// Requests that still run go on without a slot.
+			// Requests that are still running continue without a slot.
 			s.endSlots(subject, slices.Collect(maps.Keys(sl.names))...)
 		}
 		if renew && len(sl.names) > 0 {

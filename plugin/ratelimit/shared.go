@@ -64,30 +64,29 @@ func (s *Shared) Stats() SharedStats {
 	return SharedStats{s.asked.Load(), s.waited.Load(), s.fromMemory.Load(), s.outages.Load()}
 }
 
-// operation is the state of deciding one bill.
+// operation is the state of the decision about one bill.
 type operation struct {
 	asks        []Ask
 	lines       [MaxLines]lineOperation
 	unreachable bool
-	// refill reports that a prefetch is due.
+	// refill reports whether a prefetch is due.
 	refill bool
-	// open reports that the bill is allowed without limits; peeked, that nothing was taken.
+	// open reports whether the bill is allowed without limits. peeked reports whether nothing was taken, only read.
 	open, peeked bool
 	// credits reports that the bill's credits were taken.
 	credits bool
 	slots   [3]string
 }
 
-// lineOperation is the state of deciding one line.
+// lineOperation is the state of the decision about one line of a bill.
 type lineOperation struct {
 	line  *Line
 	party int8
-	// ask is the index of the line's ask in asks, rate that of its RateAsk in the ask; -1 for
-	// none.
+	// ask is the index of the line's ask in asks; rate is the index of the line's RateAsk in that ask. An index of -1 means none.
 	ask, rate int8
-	// local reports that amounts held by this process cover the line.
+	// local reports whether the amounts that this process holds are enough for the line.
 	local bool
-	// sharesCount reports that another line of the bill takes from the same count.
+	// sharesCount reports whether another line of the bill takes from the same count.
 	sharesCount bool
 }
 
@@ -189,8 +188,8 @@ func (s *Shared) decide(ctx context.Context, now time.Time, b *Bill, o *Outcome,
 	return err
 }
 
-// prepare takes from the amounts held by this process, and lists in c the asks for the rest. If a
-// line is known to deny, it takes nothing and sets o.Denied. The subjects are locked.
+// prepare takes from the amounts that this process holds, and adds asks for the missing amounts to c. If a line certainly
+// denies the request, prepare takes nothing and sets o.Denied. The caller holds the locks of the subjects.
 func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	cost := max(b.Cost, 0)
 	n, lacking := 0, false
@@ -290,7 +289,7 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperati
 		st.Retry = p.retry(owed, p.scale.each)
 		return
 	case s.leased.Load() && p.short && recent(p.refreshedAt, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
-		// More tokens come in small amounts, by prefetches that no request waits for.
+		// The bucket gains tokens only slowly. Prefetches in the background fetch them, and no request waits for them.
 		st.Denied = true
 		st.Retry = p.scale.duration(p.scale.each)
 		c.refill = c.refill || p.shouldPrefetch(at, s.remote.Nodes())
@@ -307,7 +306,7 @@ func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Stand
 	count := subject.counter(l.Policy.Calendar, at)
 	ls := count.ensureLease()
 	if w.sharesCount {
-		// The first line of this calendar takes or asks for both, under the smaller limit.
+		// Two quotas of one calendar share a count. The first line of the calendar takes or asks for both, under the smaller limit.
 		return
 	}
 	if s.leased.Load() {
@@ -380,7 +379,7 @@ func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *operation, cost int64) 
 	b.held = !b.NoConcurrency
 }
 
-// undo gives back what the first n lines took in this process, and what reserve took.
+// undo gives back what the first n lines took in this process, and the amounts that reserve took.
 func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *operation, n int) {
 	for i := range c.lines[:n] {
 		w := &c.lines[i]
@@ -392,7 +391,7 @@ func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *operation, 
 		switch p := w.line.Policy; p.Kind {
 		case Rate:
 			if pl := w.line.meter.pool; pl != nil {
-				// The token's lot is unknown, so putBack adds it to the one that ends first.
+				// The lot that the token came from is unknown. So putBack adds the token to the lot that ends first.
 				pl.putBack(now)
 			}
 		case Quota:

@@ -19,33 +19,32 @@ type Subject struct {
 	// live is the number of running requests. Without a concurrency limit it changes without the
 	// lock.
 	live atomic.Int64
-	// cold is nil until a field in it is needed. It keeps subjects small: each key in use has two,
-	// and few of them need these fields.
+	// cold holds rarely used fields. It is nil until one of them is needed. That keeps subjects small: each key in use has two
+	// subjects, and few of them need these fields.
 	cold atomic.Pointer[coldFields]
 	// dropped is set under mu, once.
 	dropped atomic.Bool
 
-	// loaded reports that the store's counts are known. mu guards it and all fields below.
+	// loaded reports whether the counts of the store are known. The lock mu guards loaded and all fields below.
 	loaded bool
 	// Code that locks several subjects locks the address first, then the tenant, then the key.
 	mu sync.Mutex
-	// last is the latest now that was charged. An earlier now counts as last, or it would mint
-	// tokens.
+	// last is the latest time of a charge. A charge with an earlier time counts at last, because the bucket would gain tokens
+	// twice otherwise.
 	last time.Time
 	sets [NumOrigins]set
 	// counters are linked, one for each calendar in use; nil for none.
 	counters *counter
 }
 
-// coldFields are the fields that few subjects have. The subject's lock guards those without
-// another comment.
+// coldFields are fields that few subjects need. The lock of the subject guards every field that has no other comment.
 type coldFields struct {
-	// The Spent of this key's requests; changed without the lock.
+	// spent, returned and shortfall are the Spent of this key's requests. They are changed without the lock.
 	spent, returned, shortfall atomic.Int64
 	account                    Account
 	// closed are the final counts of ended periods that the store does not have yet.
 	closed []Counted
-	// slots are those of shared concurrency limits; nil for none.
+	// slots are the slots of shared concurrency limits; nil if the subject has none.
 	slots *slots
 }
 
@@ -73,7 +72,7 @@ func (s *Subject) slots() *slots {
 type Origin uint8
 
 const (
-	FromPlan Origin = iota // FromPlan is the origin of the plan's lines, or of the tenant's that replace them.
+	FromPlan Origin = iota // FromPlan is the origin of the limits that the plan states, or of the tenant's own limits that replace them.
 	FromKey                // FromKey is the origin of the key's own lines.
 	NumOrigins
 )
@@ -82,7 +81,7 @@ const (
 type Counted struct {
 	Subject  string
 	Calendar Calendar
-	// Start of the period in UTC; zero for Total.
+	// Start is the start of the period in UTC. It is the zero time for Total.
 	Start time.Time
 	Used  int64
 }
@@ -99,18 +98,17 @@ func (s *Subject) ID() string { return s.id }
 // Live returns the number of the subject's running requests.
 func (s *Subject) Live() int64 { return s.live.Load() }
 
-// Idle reports whether s has no state that a drop would lose: buckets full, no live requests,
-// every count flushed, no credits leased or unwritten. Counts that were not loaded, and those that
-// the store keeps no row of, keep s from being idle until their period ends.
+// Idle reports whether the subject s can be dropped without losing state: its buckets are full, no request is running, every
+// count is flushed, and no credits are leased or unwritten. Counts that were not loaded, and counts that the store keeps no
+// row of, keep s from being idle until their period ends.
 func (s *Subject) Idle(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.idle(now)
 }
 
-// Drop marks s as dropped if it is idle, and reports whether it did. Later charges return
-// ErrDropped, so that no count goes to s instead of its successor. Call it under the lock of the
-// table that s is removed from.
+// Drop marks s as dropped if it is idle, and reports whether it did. Later charges return ErrDropped, so that no count goes
+// to a subject that was replaced. The caller holds the lock of the table from which s is removed.
 func (s *Subject) Drop(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,9 +167,9 @@ func (s *Subject) clamp(now time.Time) time.Time {
 	return now
 }
 
-// Reset refills the buckets and clears the current quota counts of the policies with these names.
-// Without names it resets all, and moves last to now, in case a clock ran ahead. Quotas of one
-// calendar share their count, so all of them are reset.
+// Reset refills the buckets and clears the current quota counts of the policies with these names. Without names, it resets
+// all policies and sets the time of the last charge to now, in case a clock ran ahead. Quotas of one calendar share their
+// count, so all of them are reset together.
 func (s *Subject) Reset(now time.Time, names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,18 +190,18 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 			}
 			c := s.counter(l.Policy.Calendar, now)
 			if now.Unix() < c.start {
-				// The clock had run ahead when the counter began its period.
+				// The clock had run ahead when the counter began its period, so the counter begins the period of now.
 				c.begin(l.Policy.Calendar, now)
 			}
-			// A count that was not loaded is reset too: it replaces the store's.
+			// A count that was not loaded is reset too. It replaces the count in the store.
 			c.used, c.loaded, c.unsure, c.lease = 0, true, true, nil
 		}
 	}
 }
 
-// Expendable reports whether s may be dropped although it is not idle, and returns when it was
-// last charged. A subject that was never charged is about to be, so it may not. With all set, only
-// a running request keeps s.
+// Expendable reports whether the subject s may be dropped although it is not idle. It returns when s was last charged. A
+// subject that was never charged may not be dropped, because a request is about to charge it. If all is true, only a running
+// request prevents the drop.
 func (s *Subject) Expendable(all bool) (last time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,8 +211,8 @@ func (s *Subject) Expendable(all bool) (last time.Time, ok bool) {
 	return s.last, !s.last.IsZero() && !s.busy()
 }
 
-// DropUnlessBusy drops s, whose buckets need not be full, under the conditions of Expendable. It
-// reports whether it did.
+// DropUnlessBusy drops the subject s under the conditions of Expendable, even if its buckets are not full. It reports
+// whether it dropped s.
 func (s *Subject) DropUnlessBusy(all bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,8 +2,8 @@ package ratelimit
 
 import "time"
 
-// EachQuota calls f with every calendar quota of s and its count in the period at now. It holds
-// the subject's lock: f must not use s.
+// EachQuota calls f with every calendar quota of s and its count in the period that contains now. It holds the lock of the
+// subject during the calls, so f must not use s.
 func (s *Subject) EachQuota(now time.Time, f func(p *Policy, used int64)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,9 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// maxAddresses is how many subjects NewAddresses keeps. Subjects with running requests or
-// unwritten counts may exceed it, up to twice as many; beyond that, only those with running
-// requests.
+// maxAddresses is how many subjects NewAddresses keeps. Subjects with running requests or unwritten counts may exceed this
+// number, up to twice as many. Beyond that, only subjects with running requests are added.
 const maxAddresses = 1 << 18
 
 // Addresses holds the subjects of limits `per address`: one for each client (an IPv4 address or an
@@ -32,8 +31,8 @@ type addressKey struct {
 
 type address struct {
 	subject *ratelimit.Subject
-	// used reports that Get returned the subject since the last Sweep: a request may be about to
-	// charge it.
+	// used reports whether Get has returned the subject since the last Sweep. Such a subject stays, because a request may be
+	// about to charge it.
 	used bool
 }
 
@@ -53,10 +52,10 @@ func newAddresses(maxEntries int) *Addresses {
 	return a
 }
 
-// Get returns the subject of a client's address under an owner, the plan or tenant that states the
-// limits: a client has separate counts under each. The subject's id is "a:<owner>:<address>". The
-// caller binds the policies to it. If two Sweeps pass between Get and a charge, the subject may be
-// dropped; the charge then returns ErrDropped, and Get a new subject. Allocates only for a new one.
+// Get returns the subject of a client's address under an owner. The owner is the plan or the tenant that states the limits;
+// a client has separate counts under each owner. The subject's id is "a:<owner>:<address>". The caller binds the policies to
+// the subject. If two Sweeps pass between Get and a charge, the subject may be dropped. The charge then returns ErrDropped,
+// and the caller must call Get again. Get allocates only for a new subject.
 func (a *Addresses) Get(owner string, addr netip.Addr) *ratelimit.Subject {
 	k := addressKey{owner, clientOf(addr)}
 	s := a.shard(k)
@@ -106,7 +105,7 @@ func (a *Addresses) Len() int {
 	return n
 }
 
-// All calls yield with each subject until it returns false. It holds no lock meanwhile.
+// All calls yield with each subject until yield returns false. All holds no lock during the calls.
 func (a *Addresses) All(yield func(*ratelimit.Subject) bool) {
 	var part []*ratelimit.Subject
 	for i := range a.shards {
@@ -149,9 +148,9 @@ func (a *Addresses) shard(k addressKey) *addressShard {
 	return &a.shards[maphash.Comparable(a.seed, k)%shards]
 }
 
-// evict makes room for one subject. Of a few random ones, it drops the one that was charged least
-// recently, idle or not. It drops none with a running request or unwritten counts. With all set,
-// as when the store accepts no counts, only a running request keeps a subject.
+// evict makes room for one subject. It looks at a few random subjects, and drops the one that was charged least recently,
+// even if it is not idle. It never drops a subject with a running request. It drops subjects with unwritten counts only if
+// all is true, which is the case while the store accepts no counts.
 func (s *addressShard) evict(all bool) {
 	var oldest addressKey
 	var since time.Time

@@ -28,7 +28,7 @@ type Failures struct {
 	cost, depth int64
 	// perShard bounds a shard's entries.
 	perShard int
-	// base is the origin of times, so that they fit an int64 and are monotonic.
+	// base is the origin of all times in the table. Times relative to base fit an int64 and are monotonic.
 	base   time.Time
 	seed   maphash.Seed
 	shards [shards]failureShard
@@ -136,9 +136,9 @@ func (f *Failures) Sweep(now time.Time) {
 	}
 }
 
-// evict makes room for one client. Of a few random ones, it removes those whose bucket is full, or
-// else the one with the fewest failures. So a flood of new addresses removes its own entries, not
-// those of the few that failed often.
+// evict makes room for one client. It looks at a few random clients, and removes those whose bucket is full. If there are
+// none, it removes the client with the fewest failures. So a flood of new addresses removes its own entries, not those of
+// the few clients that failed often.
 func (s *failureShard) evict(at int64) {
 	var least client
 	owed, seen, freed := int64(math.MaxInt64), 0, false

@@ -9,9 +9,9 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// Exact mode admits at most burst + rate × time, and at least 99 % of it. Leased mode admits at
-// least 97 %, and at the larger limits at most 5 % of the requests wait for Redis. Valkey runs the
-// same scripts, so only the rows with the most nodes test it.
+// TestMatrix checks that exact mode admits at most burst + rate × time requests, and at least 99 % of them. Leased mode must
+// admit at least 97 %, and with the larger limits at most 5 % of the requests may wait for Redis. Valkey runs the same
+// scripts, so only the rows with the most nodes test Valkey.
 func TestMatrix(t *testing.T) {
 	windows := map[int]time.Duration{10: time.Second, 100: 2 * time.Second, 1000: 2 * time.Second, 10_000: 4 * time.Second}
 	for _, kind := range testserver.RedisKinds() {

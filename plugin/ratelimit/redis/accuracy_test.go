@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// trial is a number of nodes that share one limit, and the load that they get.
+// trial is a test run: a number of nodes that share one limit, and the load on them.
 type trial struct {
 	leased  bool
 	nodes   int
@@ -174,7 +174,7 @@ func TestLimitsHoldOverNodes(t *testing.T) {
 			tr.check(t, tr.run(t, testserver.RedisURL(t)), 0.5)
 		})
 	}
-	// All servers run the same scripts, so two rows for each are enough.
+	// Redis and Valkey run the same scripts, so two rows for each kind of server are enough.
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
 		for _, leased := range []bool{false, true} {
 			tr := trial{leased, 3, 100, time.Second, 1.5, 2}

@@ -27,7 +27,7 @@ var (
 	//go:embed nodes.lua
 	nodesText string
 
-	// Each script runs by its hash; if the server does not know the hash, by its text.
+	// Redis runs each script by the hash of its text. If the server does not know the hash, it gets the text.
 	chargeScript   = rueidis.NewLuaScript(chargeText)
 	adjustScript   = rueidis.NewLuaScript(adjustText)
 	resetScript    = rueidis.NewLuaScript(resetText)
@@ -39,8 +39,8 @@ var (
 // errUnreachable means that there is no connection to Redis.
 var errUnreachable = errors.New("not connected to Redis")
 
-// within returns the client and a context that ends after timeout. The context does not end with
-// the request: a client that disconnects would look like an outage of Redis.
+// within returns the client and a context that ends after timeout. The context does not end with the request, because the
+// disconnection of a client would look like an outage of Redis.
 func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, context.CancelFunc, error) {
 	client := r.client.Load()
 	if client == nil {
@@ -111,7 +111,7 @@ func (r *Redis) noteFailedSlot(asks []ratelimit.Ask) {
 	}
 }
 
-// answerLate is the answer of charge.lua if it ran after the request's deadline.
+// answerLate is the answer of charge.lua when the script ran after the request's deadline and charged nothing.
 const answerLate = 2
 
 // errShort means that an answer does not have the form of charge.lua's answers.
@@ -177,8 +177,8 @@ func spanSlots(asks []ratelimit.Ask) bool {
 	return false
 }
 
-// askPerSlot asks one hash slot after the other. If a later one denies, it gives back the amounts
-// that earlier ones took. The counts of addresses, which tenants share, come first in a bill.
+// askPerSlot asks one hash slot after the other. If a later slot denies the request, askPerSlot gives back the amounts that
+// earlier slots granted. The counts of addresses, which tenants share, come first in a bill.
 func (r *Redis) askPerSlot(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
 	all := true
 	for from := 0; from < len(asks); {

@@ -91,7 +91,7 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 	if len(before) != 2 {
 		t.Fatalf("slots %v", before)
 	}
-	// Setting the end of the other node's slot to the past simulates its expiry.
+	// To simulate the expiry of the other node's slot, the test sets the end of the slot to a time in the past.
 	mine := ""
 	for name := range before {
 		if name[:len(one.redis.Node())] == one.redis.Node() {
@@ -109,8 +109,8 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 	}
 }
 
-// Spent tokens are carried over to another limit: left = max(0, new burst − spent). This is so
-// on every node, whether it knew the old limit or not, and when the limit changes back.
+// TestLimitChanges checks that spent tokens are carried over to another limit: left = max(0, new burst − spent). Every node
+// must do so, whether it knew the old limit or not, and also when the limit changes back.
 func TestLimitChanges(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -137,7 +137,7 @@ func TestLimitChanges(t *testing.T) {
 				})
 			}
 		}
-		// Of two rates in another order, each keeps its own count.
+		// The configuration has the same two rates in another order. Each rate keeps its own count.
 		b, passed := two.bill(limits{key: []string{"r 1000/h", "r 20/d"}}), 0
 		testkit.Eventually(t, "the remaining 5 pass", func() bool {
 			passed += two.admitted(b, 10)
@@ -153,7 +153,7 @@ func TestLimitChanges(t *testing.T) {
 	})
 }
 
-// Refunds and surcharges count for all nodes.
+// TestAdjust checks that a refund or an additional charge by one node counts for all nodes.
 func TestAdjust(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -196,8 +196,8 @@ func TestAdjust(t *testing.T) {
 	})
 }
 
-// Reset refills the named limits for all nodes. A node that remembers a denial asks Redis again
-// soon.
+// TestReset checks that Reset refills the named limits for all nodes. A node that remembers a denial asks Redis again within
+// a second.
 func TestReset(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -251,7 +251,8 @@ func TestRedisLosesItsData(t *testing.T) {
 	})
 }
 
-// When a server's clock is set back, no tokens are minted, and the remaining ones can be used.
+// TestClockGoesBack checks a Redis server whose clock is set back: no tokens are created, and the remaining tokens can be
+// used.
 func TestClockGoesBack(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, clockGoesBack)
@@ -261,7 +262,7 @@ func clockGoesBack(t *testing.T, kind testserver.RedisKind) {
 	url := kind.URL(t)
 	client := connect(t, url)
 	ctx := context.Background()
-	// The stored count of a 60/h bucket with 10 tokens spent gets a last charge one hour from now.
+	// The test gives the stored count of a 60/h bucket, of which 10 tokens are spent, a last charge one hour in the future.
 	n := newNode(t, url, options{})
 	b := n.bill(limits{key: []string{"r 60/h"}})
 	n.admitted(b, 10)

@@ -46,7 +46,7 @@ func newNode(t testing.TB, url string, o options) *node {
 func startNode(t testing.TB, url string, o options) *node {
 	t.Helper()
 	if o.timeout == 0 {
-		o.timeout = time.Minute // so that a busy machine causes no outage
+		o.timeout = time.Minute // The timeout is long, so that a busy machine does not look like an outage of Redis.
 	}
 	ro := redis.Options{URL: url, Timeout: o.timeout, Logger: slog.New(slog.DiscardHandler)}
 	if o.nodes > 0 {
@@ -114,7 +114,7 @@ func policy(t testing.TB, text string) *ratelimit.Policy {
 	return p
 }
 
-// bill returns a bill of tenant acme's key one, from address 1.
+// bill returns a bill for the key "one" of the tenant "acme", sent from the address 1.
 func (n *node) bill(l limits) *ratelimit.Bill {
 	n.t.Helper()
 	b := &ratelimit.Bill{Cost: 1}
@@ -159,7 +159,7 @@ func (n *node) admitted(b *ratelimit.Bill, times int) (passed int) {
 	return passed
 }
 
-// modes runs a test in both modes on each kind of server.
+// modes runs a test in exact mode and in leased mode, on each kind of server.
 func modes(t *testing.T, f func(t *testing.T, url string, leased bool)) {
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
 		for name, leased := range map[string]bool{"exact": false, "leased": true} {

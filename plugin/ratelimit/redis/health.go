@@ -12,15 +12,14 @@ import (
 )
 
 const (
-	// tripAfter is the number of consecutive late answers that open the circuit. A lost connection
-	// opens it at once.
+	// tripAfter is the number of consecutive late answers after which Redis counts as unreachable. After a lost connection,
+	// Redis counts as unreachable at once.
 	tripAfter = 3
-	// The pause between probes grows from probeFirst to probeMost. It is jittered by half, so that
-	// nodes do not all reconnect at one moment.
+	// The pause between two probes of an unreachable Redis grows from probeFirst to probeMost. Half of the pause is random, so
+	// that nodes do not all reconnect at the same moment.
 	probeFirst = 20 * time.Millisecond
 	probeMost  = time.Second
-	// Redis counts a node until nodeKeep after its last registration; nodes register every
-	// nodeTouch.
+	// A node counts as running for nodeKeep after its last registration in Redis. Nodes register again after each nodeTouch.
 	nodeKeep  = 15 * time.Second
 	nodeTouch = nodeKeep / 3
 )
@@ -51,7 +50,7 @@ func (h *health) problem() string {
 
 // Stats is the state of the connection.
 type Stats struct {
-	// Unreachable reports that Redis does not answer. Since and Problem are set only then.
+	// Unreachable reports whether Redis does not answer. Since and Problem are set only if Unreachable is true.
 	Unreachable bool
 	Since       time.Time
 	Problem     string
@@ -115,7 +114,7 @@ func explain(err error, timeout time.Duration) string {
 	return err.Error()
 }
 
-// watch registers this node regularly, and while Redis is unreachable connects and probes.
+// watch registers this node at regular intervals. While Redis is unreachable, watch connects again and probes it.
 func (r *Redis) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if !r.Unreachable() {
@@ -164,7 +163,7 @@ func (r *Redis) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The first call has a long timeout, since it may have to connect. The second has a request's.
+	// The first call has a long timeout, because it may have to connect. The second call has the timeout of a request.
 	c, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := r.verify(c, client); err != nil {
@@ -175,8 +174,8 @@ func (r *Redis) probe(ctx context.Context) error {
 	return r.probeScript(c, client)
 }
 
-// verify checks that a connection can run everything that requests need. A replica would answer,
-// but reject writes.
+// verify checks that a connection can run every command that requests need. For example, a replica of Redis answers reads
+// but rejects writes.
 func (r *Redis) verify(ctx context.Context, client rueidis.Client) error {
 	if err := r.register(ctx, client); err != nil {
 		return err
@@ -184,9 +183,9 @@ func (r *Redis) verify(ctx context.Context, client rueidis.Client) error {
 	return r.probeScript(ctx, client)
 }
 
-// probeScript runs charge.lua without asks. In a Cluster it reads a key in the hash slot of the
-// last failed ask instead: other servers may answer while that slot's server does not. Replicas do
-// not matter there.
+// probeScript runs charge.lua without asks. In a Redis Cluster it reads a key in the hash slot of the last failed ask
+// instead, because other servers may answer while the server of that slot does not. A replica does not disturb this probe,
+// since a Cluster redirects it to the master.
 func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
 	if client.Mode() != rueidis.ClientModeCluster {
 		return chargeScript.Exec(ctx, client, nil, []string{"take", "0"}).Error()
@@ -229,7 +228,7 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	return nil, err
 }
 
-// touch registers this node, and stores the number of nodes.
+// touch registers this node in Redis, and remembers the number of registered nodes.
 func (r *Redis) touch(ctx context.Context) {
 	client := r.client.Load()
 	if client == nil {
@@ -240,7 +239,7 @@ func (r *Redis) touch(ctx context.Context) {
 	_ = r.register(c, *client) // The next touch retries.
 }
 
-// register is touch over a given client, and returns its error.
+// register registers this node over the given client, and returns the client's error.
 func (r *Redis) register(ctx context.Context, client rueidis.Client) error {
 	var args arguments
 	args.add(r.node)

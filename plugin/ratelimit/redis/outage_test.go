@@ -41,8 +41,8 @@ var faults = map[string]fault{
 	},
 }
 
-// For every kind of fault, each bill's Outage decides while Redis is unreachable, requests stop
-// waiting for Redis, and the node uses Redis again after the fault.
+// TestOutage loses Redis in every way of the list. While Redis is unreachable, the Outage of each bill decides and requests
+// stop waiting for Redis. After the fault, the node uses Redis again.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, outagesWith)
@@ -87,8 +87,7 @@ func outagesWith(t *testing.T, kind testserver.RedisKind) {
 				t.Errorf("open: %d of 200 passed", passed)
 			}
 
-			// The requests that OutageOpen allowed are counted, so this node's fifth of the limit
-			// is used up.
+			// The requests that OutageOpen allowed are counted too. So the fifth of the limit that belongs to this node is used up.
 			if passed := n.admitted(b, 50); passed != 0 {
 				t.Errorf("local: %d passed after the share was used up", passed)
 			}
@@ -204,7 +203,7 @@ func TestLateCallsAreNotCharged(t *testing.T) {
 
 func lateCallsAreNotCharged(t *testing.T, kind testserver.RedisKind) {
 	server := kind.New(t)
-	// The long timeout lets only the stopped server's answers be late.
+	// The timeout is so long that only the answers of the stopped server are late.
 	n := newNode(t, server.URL(), options{timeout: 500 * time.Millisecond})
 	b := n.bill(limits{tenant: []string{"q 1000/month"}})
 	passed := n.admitted(b, 10)
@@ -217,8 +216,7 @@ func lateCallsAreNotCharged(t *testing.T, kind testserver.RedisKind) {
 	time.Sleep(time.Second)
 	server.Resume()
 	testkit.Eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
-	// Requests decided without Redis are sent with the next asks. They must not have been charged
-	// before.
+	// Requests that were decided without Redis are sent with the next asks. Redis must not have charged them before.
 	var left int64
 	for range 5 {
 		passed += n.admitted(b, 1)

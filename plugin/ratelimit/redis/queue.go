@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// queueMost bounds the queue. Slots whose release is dropped expire.
+// queueMost bounds the queue. If the release of a slot is dropped because the queue is full, the slot expires later.
 const queueMost = 1 << 16
 
 // queue holds commands that drain sends in the background, in order.

@@ -18,8 +18,8 @@ type endpoint struct {
 	client *rueidis.Client
 }
 
-// closeDelay is how long a former connection stays open. Calls that got it have begun by then, and
-// closing waits for calls in progress.
+// closeDelay is how long a former connection stays open after a change of the address. Calls that got the former connection
+// have begun by then, and closing waits for calls in progress.
 const closeDelay = time.Second
 
 // ErrRejected means that Redis answered with an error, such as a wrong password or a command that

@@ -1,13 +1,11 @@
-// Package redis keeps the counts of ratelimit.Shared in Redis or Valkey, version 7 or later: a
-// single server, behind Sentinel, or a Cluster.
+// Package redis keeps the counts of ratelimit.Shared in Redis or Valkey, version 7 or later: in a single server, behind
+// Sentinel, or in a Cluster.
 //
-// One script call charges all limits of a request, or none. All counts of a tenant and its keys
-// are in one hash slot. The counts of an address under a plan, which tenants share, have their own
-// slot. In a Cluster, a first call charges the address; if the tenant's counts deny, its charge is
-// given back.
+// One script call charges all limits of a request, or none of them. All counts of a tenant and its keys are in one hash
+// slot. The counts of a client address under a plan, which tenants share, have their own slot. In a Cluster, a first call
+// charges the address. If the counts of the tenant then deny the request, the charge of the address is given back.
 //
-// The stored data holds ids, numbers and times, but no key and no digest: it is useless to a
-// thief.
+// The stored data holds ids, numbers and times, but no key and no digest. So nobody can use stolen data as a key.
 package redis
 
 import (
@@ -69,7 +67,7 @@ type Redis struct {
 	nodeCount    func() int64
 
 	mu sync.Mutex
-	// endpoint is the current address; previous are those that Adopt may return to. Guarded by mu.
+	// endpoint is the current address; previous are former addresses that Adopt may return to. The lock mu guards both.
 	endpoint *endpoint
 	previous []*endpoint
 	// client is the connection to endpoint; nil while there is none.
@@ -109,8 +107,8 @@ func New(o Options) (*Redis, error) {
 	return r, nil
 }
 
-// parameters are the allowed parameters of an address. The library ignores others, such as another
-// library's ?ssl=true, and would connect without TLS.
+// parameters are the parameters that an address may have. The library ignores unknown parameters, such as ?ssl=true of
+// another library, and would then connect without TLS. So other parameters are rejected.
 var parameters = []string{"addr", "client_cache", "client_name", "db", "dial_timeout", "master_set", "max_retries", "protocol", "sentinel_password", "sentinel_user",
 	"skip_verify", "write_timeout"}
 
@@ -146,13 +144,13 @@ func parse(address string) (rueidis.ClientOption, error) {
 	}
 	option.Sentinel.Dialer, option.Sentinel.TLSConfig = option.Dialer, option.TLSConfig
 	option.Sentinel.Username, option.Sentinel.Password = u.Query().Get("sentinel_user"), u.Query().Get("sentinel_password")
-	// A Sentinel announces a new master only once, and a Cluster's servers report moved slots only
-	// to clients that ask them. So the topology is refreshed regularly.
+	// A Sentinel announces a new master only once, and the servers of a Cluster report moved slots only to clients that ask. So
+	// the client asks for the addresses of the servers at regular intervals.
 	option.Sentinel.TopologyRefreshInterval, option.ClusterOption.ShardsRefreshInterval = refreshEvery, refreshEvery
 	// Servers since Redis 7.2 record the library's name, and log an error if the user may not set
 	// it.
 	option.ClientSetInfo = rueidis.DisableClientSetInfo
-	// Nothing that is read can be cached. No call is retried, since a retry could charge a request
+	// Caching is off, because no value that is read may be cached. Retries are off, because a retry could charge a request
 	// twice.
 	option.DisableCache, option.AlwaysPipelining, option.DisableRetry = true, true, true
 	// With one connection, commands run in the order in which they are sent.
@@ -176,8 +174,8 @@ func (r *Redis) Start() {
 	r.running.Go(func() { r.drain(ctx) })
 }
 
-// Wait blocks until Redis answers, or until ctx ends; then it returns the reason that Redis does
-// not. If Redis rejects the user or the password, it returns ErrRejected at once.
+// Wait blocks until Redis answers. If ctx ends before, Wait returns the reason why Redis does not answer. If Redis rejects
+// the user or the password, Wait returns ErrRejected at once.
 func (r *Redis) Wait(ctx context.Context) error {
 	for {
 		if !r.Unreachable() {

@@ -93,8 +93,8 @@ func tlsWith(t *testing.T, kind testserver.RedisKind) {
 	}
 }
 
-// gate is the smallest access control list that a user of Redis needs. The last two lines are for
-// a numbered database, Sentinel and Cluster. The manual shows the same list.
+// gate is the shortest access control list with which a user of Redis can serve a gateway. Its last two lines are needed for
+// a numbered database, for Sentinel and for a Cluster. The manual shows the same list.
 var gate = []string{"--user", "gate", "on", ">secret", "~keygate:*", "+eval", "+evalsha", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zcount",
 	"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname",
 	"+select", "+role", "+cluster|slots", "+cluster|shards"}
@@ -139,7 +139,7 @@ func TestAccessControlList(t *testing.T) {
 		t.Run("cluster", func(t *testing.T) {
 			t.Parallel()
 			c := kind.NewCluster(t, gate...)
-			// The client finds the other servers from one address.
+			// The address names one server of the Cluster. The client finds the other servers from that one.
 			worksAt(t, as("gate:secret", "redis://"+c.Masters[1].Addr()))
 			for _, server := range []*testserver.Redis{c.Masters[0], c.Masters[1], c.Replica} {
 				rejected(t, server, 0)
@@ -161,7 +161,7 @@ func clusterWith(t *testing.T, kind testserver.RedisKind) {
 	url := c.URL()
 	worksAt(t, url)
 
-	// Tenants that share an address share its limit, in whatever slots their own counts are.
+	// Tenants whose clients share an address also share the limit of the address, in whatever slots their own counts are.
 	n := newNode(t, url, options{})
 	visit := func(tenant int) bool {
 		b := n.bill(limits{address: []string{"r 7/d per address"}})
@@ -210,7 +210,7 @@ func clusterWith(t *testing.T, kind testserver.RedisKind) {
 	if s := n.redis.Stats(); s.Errors != 0 {
 		t.Errorf("a failover counts as an outage: %+v", s)
 	}
-	// The loss of a replica is no outage either, even for a node that starts later.
+	// The loss of a replica is no outage, not even for a node that starts after the loss.
 	c.Replica.Kill()
 	late := newNode(t, url, options{})
 	for half, b := range tenants {
@@ -224,7 +224,7 @@ func clusterWith(t *testing.T, kind testserver.RedisKind) {
 	spend(10, 1)
 }
 
-// Behind Sentinel, a node finds the master, and the replica that replaces it.
+// TestSentinel checks that a node finds the master behind Sentinel, and later the replica that replaces the master.
 func TestSentinel(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
