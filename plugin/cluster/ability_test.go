@@ -6,7 +6,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// wrapped is a store that wraps another one, such as a store that is opened later.
+// wrapped is a store that wraps another store, such as a store that is opened later.
 type wrapped struct{ gateway.Store }
 
 func (w wrapped) Unwrap() gateway.Store { return w.Store }
@@ -17,7 +17,7 @@ type mirrorStore struct {
 	Mirror
 }
 
-// ability finds an optional interface behind stores that wrap another.
+// TestAbility checks that ability finds an optional interface behind stores that wrap another store.
 func TestAbility(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

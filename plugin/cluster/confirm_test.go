@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// fakeRegistry is a Registry in memory. While down is set, reading it fails.
+// fakeRegistry is a Registry in memory. While its field down is true, reads of the registry fail.
 type fakeRegistry struct {
 	mu    sync.Mutex
 	nodes []Node
@@ -47,12 +47,12 @@ func (r *fakeRegistry) setDown(down bool) {
 	r.down = down
 }
 
-// report reports a node that has applied seq and accepts keys for a minute.
+// report adds a report of a node that has applied the change seq and accepts keys for a minute.
 func (r *fakeRegistry) report(name string, seq int64) {
 	_ = r.ReportNode(context.Background(), &Node{Name: name, Seq: seq}, Staleness{Default: time.Minute})
 }
 
-// inCluster runs f with a member named a and its registry, on a fake clock.
+// inCluster runs f with a member named "a" and its registry, on a fake clock.
 func inCluster(t *testing.T, f func(t *testing.T, a *Member, r *fakeRegistry)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &fakeRegistry{}
@@ -62,7 +62,7 @@ func inCluster(t *testing.T, f func(t *testing.T, a *Member, r *fakeRegistry)) {
 	})
 }
 
-// pending returns the names of the nodes that have not confirmed.
+// pending returns the names of the nodes that have not confirmed the change.
 func (c Confirmation) pending() (names []string) {
 	for _, p := range c.Pending {
 		names = append(names, p.Name)
@@ -70,8 +70,8 @@ func (c Confirmation) pending() (names []string) {
 	return names
 }
 
-// While the registry is unreachable, Confirm names the nodes of the last read list, with deadlines
-// as if they had reported just now.
+// TestPendingNodesWhileUnreachable checks that Confirm names the nodes of the last read list while the
+// registry is unreachable. Their deadlines must be as if they had reported just now.
 func TestPendingNodesWhileUnreachable(t *testing.T) {
 	inCluster(t, func(t *testing.T, a *Member, r *fakeRegistry) {
 		r.setDown(true)
@@ -91,14 +91,15 @@ func TestPendingNodesWhileUnreachable(t *testing.T) {
 		if len(got.Pending) != 1 || got.Pending[0].Name != "b" {
 			t.Fatalf("after the list was read: %+v", got)
 		}
-		// b may have reported since, so its deadline is a minute from now.
+		// Node b may have reported after the list was read, so its deadline is a minute from now.
 		if d := time.Until(got.Pending[0].Deadline); d != time.Minute {
 			t.Errorf("b stops in %v, not in a minute", d)
 		}
 	})
 }
 
-// Confirm waits for a node that reports, until that node has applied the change or the wait is over.
+// TestConfirmWaits checks that Confirm waits for a node that reports, until the node has applied the
+// change or the wait is over.
 func TestConfirmWaits(t *testing.T) {
 	inCluster(t, func(t *testing.T, a *Member, r *fakeRegistry) {
 		r.report("b", 4)
@@ -120,8 +121,9 @@ func TestConfirmWaits(t *testing.T) {
 	})
 }
 
-// Confirm does not wait for a node without recent reports, and does not list it once its deadline
-// has passed. While the registry has only just recovered, old reports mean nothing.
+// TestConfirmSkipsUnresponsiveNodes checks that Confirm does not wait for a node without recent reports,
+// and omits the node once its deadline has passed. Shortly after the registry was unreachable, old
+// reports must not count as a sign that a node is down.
 func TestConfirmSkipsUnresponsiveNodes(t *testing.T) {
 	inCluster(t, func(t *testing.T, a *Member, r *fakeRegistry) {
 		time.Sleep(2 * unresponsiveAfter)

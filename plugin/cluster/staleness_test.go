@@ -6,11 +6,11 @@ import (
 	"unsafe"
 )
 
-// set returns t as after the wall clock was set forward by d, which leaves the monotonic clock
+// set returns t as it would be after the wall clock was set forward by d. The monotonic clock in t stays
 // unchanged.
 func set(t time.Time, d time.Duration) time.Time {
-	// A time.Time with both clocks begins with a word that has the wall clock's seconds above 30
-	// bits of nanoseconds.
+	// A time.Time with a monotonic reading begins with a 64-bit word. The word holds the wall clock's seconds
+	// above 30 bits of nanoseconds.
 	*(*uint64)(unsafe.Pointer(&t)) += uint64(d/time.Second) << 30
 	return t
 }

@@ -21,15 +21,15 @@ const keyspace = "shop"
 
 var operator = management.Actor{Name: "test", Via: "cli"}
 
-// config is a configuration with which a test sees calls of Ready and log messages.
+// config is an engine configuration that records calls of Ready and log messages for a test.
 type config struct {
 	engine.Config
-	// ready receives once for each call of Ready.
+	// ready receives one value for each call of Ready.
 	ready chan struct{}
 	log   *testkit.Buffer
 }
 
-// newConfig returns a configuration with plans of those names. The first one is the default.
+// newConfig returns a configuration with plans of the given names. The first plan is the default.
 func newConfig(t *testing.T, plans ...string) *config {
 	t.Helper()
 	hasher := testkit.Must[*apikey.Hasher](t)(apikey.NewHasher())
@@ -51,13 +51,13 @@ func newConfig(t *testing.T, plans ...string) *config {
 	return c
 }
 
-// at returns c with another address of PostgreSQL.
+// at changes the address of PostgreSQL in c, and returns c.
 func (c *config) at(dsn string) *config {
 	c.Address.DSN = dsn
 	return c
 }
 
-// former makes plan, a plan of c, replace the former plan was. It returns c.
+// former makes the plan named plan replace the former plan named was. It returns c.
 func (c *config) former(plan, was string) *config {
 	ks := c.View.Keyspaces[keyspace]
 	ks.Plans[plan].Was = append(ks.Plans[plan].Was, was)
@@ -75,7 +75,7 @@ func (c *config) isReady() bool {
 	}
 }
 
-// newEngine returns an engine that the test closes.
+// newEngine returns an engine that is closed when the test ends.
 func newEngine(t *testing.T, o engine.Options) *engine.Engine {
 	t.Helper()
 	o.Log = slog.New(slog.DiscardHandler)
@@ -106,7 +106,7 @@ func apply(t *testing.T, e *engine.Engine, c *config) {
 	}
 }
 
-// applyFails applies c, which must fail with an error that has all words.
+// applyFails applies c, and fails the test if Apply returns no error or the error lacks one of words.
 func applyFails(t *testing.T, e *engine.Engine, c *config, words ...string) {
 	t.Helper()
 	err := e.Apply(t.Context(), &c.Config)
@@ -137,7 +137,7 @@ func createTenant(t *testing.T, e *engine.Engine, slug, plan string) {
 	}
 }
 
-// createKey creates a tenant on the plan free, and returns a key of it.
+// createKey creates a tenant on the plan "free", and returns a new key of the tenant.
 func createKey(t *testing.T, e *engine.Engine) string {
 	t.Helper()
 	createTenant(t, e, "key-holder", "free")

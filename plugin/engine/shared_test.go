@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// An engine starts and reloads while its primary is unreachable, and serves when the primary
-// answers.
+// TestUnreachablePrimary checks that an engine starts and reloads while its primary is unreachable, and
+// serves when the primary answers.
 func TestUnreachablePrimary(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	address := pg.Login("gate", "tulip-1")
@@ -28,7 +28,7 @@ func TestUnreachablePrimary(t *testing.T) {
 	if c.isReady() || e.View() != c.View {
 		t.Error("not adopted, or ready without a primary")
 	}
-	// Close ends the retries: a closed engine does not serve when the primary answers later.
+	// Close ends the retries of the engine, so a closed engine does not serve when the primary answers later.
 	closed := newEngine(t, engine.Options{Target: engine.Target{Path: "shop", Address: target.Address, Node: "gw2"}})
 	given := newConfig(t, "free").at(address)
 	apply(t, closed, given)
@@ -49,10 +49,10 @@ func TestUnreachablePrimary(t *testing.T) {
 	inUse := func() string { return e.Store().(interface{ Identity() string }).Identity() }
 	before := inUse()
 
-	// The server rejects a new address: Apply fails and changes nothing.
+	// If the server rejects a new address, Apply fails and changes nothing.
 	applyFails(t, e, newConfig(t, "free").at(strings.Replace(address, "tulip-1", "tulip-0", 1)), "new address of the store", "password authentication failed")
-	// The new address is right, but the configuration lacks the plan that a tenant of the store
-	// holds.
+	// The new address is right, but the configuration lacks the plan "free", which a tenant of the store
+	// holds. Apply fails.
 	applyFails(t, e, newConfig(t, "gold").at(other), "'free'")
 	testkit.Eventually(t, "nothing is connected as the other user", func() bool {
 		var n int
@@ -64,7 +64,8 @@ func TestUnreachablePrimary(t *testing.T) {
 		t.Errorf("a configuration that failed is used, at %s", inUse())
 	}
 
-	// A reload while the primary is unreachable is adopted, and verified when it answers.
+	// The engine adopts a new configuration while the primary is unreachable, and verifies it when the
+	// primary answers.
 	pg.Kill()
 	moved := newConfig(t, "free", "gold").at(other)
 	apply(t, e, moved)
@@ -78,7 +79,8 @@ func TestUnreachablePrimary(t *testing.T) {
 	testkit.Eventually(t, "the next configuration is ready", moved.isReady)
 }
 
-// An engine that can't reach its store does not replace another engine that serves.
+// TestOtherEngineServes checks that an engine which can't reach its store does not replace another
+// engine that serves.
 func TestOtherEngineServes(t *testing.T) {
 	nowhere := testserver.NewProxy(t, "127.0.0.1:1")
 	nowhere.Refuse()
@@ -101,8 +103,8 @@ func TestOtherEngineServes(t *testing.T) {
 	}
 }
 
-// Limits move to Redis and back as each new configuration states, and return where a configuration
-// is retired.
+// TestLimitsFollowConfigurations checks that limits move to Redis and back as each new configuration
+// states. If a configuration is retired, the limits return to the former place.
 func TestLimitsFollowConfigurations(t *testing.T) {
 	server := testserver.NewRedis(t, "--requirepass", "rose-1")
 	at := func(password string) engine.Limits {

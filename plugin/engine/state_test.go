@@ -82,8 +82,8 @@ func TestFailedApplyChangesNothing(t *testing.T) {
 	if e.Wants("key.created") {
 		t.Error("the subscriber of the configuration that failed is used")
 	}
-	// Retire of a configuration that was never adopted changes nothing, except that the view in
-	// use becomes the newer one.
+	// Retire of a configuration that was never adopted changes almost nothing: only the view in use becomes
+	// the newest one again.
 	e.Retire(&bad.Config)
 	if e.View() != c.View || !c.View.Newer(bad.View) {
 		t.Error("the view of the configuration that failed is newer than the one in use")
@@ -102,8 +102,8 @@ func TestRollback(t *testing.T) {
 	if e.View() != second.View {
 		t.Fatal("the second configuration was not adopted")
 	}
-	// The program still starts with the second configuration, so events go to the first one's
-	// subscriber.
+	// The program has not finished its start with the second configuration, so events still go to the first
+	// configuration's subscriber.
 	if !e.Wants("first") || e.Wants("second") {
 		t.Error("events go to a configuration that is not active")
 	}
@@ -113,7 +113,7 @@ func TestRollback(t *testing.T) {
 	}
 	wantState(t, e, engine.Serving)
 
-	// A configuration that replaces the first one stays when that is retired.
+	// After the first configuration is retired, the configuration that replaced it stays in use.
 	active = true
 	apply(t, e, second)
 	e.Retire(&first.Config)
@@ -165,7 +165,7 @@ func TestMessagesGoToTheNewestConfiguration(t *testing.T) {
 	testkit.Eventually(t, "the second one's log has the message", func() bool { return strings.Contains(second.log.String(), "a handler of Caddy's events app failed") })
 }
 
-// subscriber wants one type of events. With panics it wants all of them, and panics on each.
+// subscriber wants one type of events. If its field panics is set, it wants all events and panics on each.
 type subscriber struct {
 	wants  string
 	panics bool

@@ -24,7 +24,7 @@ func timeoutCtx(t testing.TB) context.Context {
 	return ctx
 }
 
-// touch makes a change to the key id, and returns the number of the change.
+// touch appends a change of the key id to the change sequence, and returns the number of the change.
 func touch(ctx context.Context, s *Store, id string) (seq int64, err error) {
 	err = s.Update(ctx, func(tx management.Tx) error {
 		seq, err = tx.Change(gateway.ChangeKey, ks, id)
@@ -98,7 +98,8 @@ func TestNotifications(t *testing.T) {
 	testkit.Eventually(t, "notifications arrive again", p.notified.Load)
 }
 
-// A pooler does not forward notifications, so the store finds changes by polling.
+// TestPollsThroughPooler checks that a store behind a pooler finds changes by polling, because a pooler
+// does not forward notifications.
 func TestPollsThroughPooler(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	pooler := testserver.NewPgBouncer(t, url)
@@ -125,7 +126,7 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("%s: %v", call, err)
 		}
 	}
-	late := openPostgres(t, address) // a store that never reached the server
+	late := openPostgres(t, address) // The store late has not reached the server yet.
 	if err := late.Ping(timeoutCtx(t)); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("a store whose server was never reachable: %v", err)
 	}
@@ -141,16 +142,16 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// When a connection breaks during a commit, Update returns nil if the commit happened, and an
-// error if it did not.
+// TestCommitConnectionBreaks cuts connections during commits. Update must return nil if the commit
+// happened, and an error if the commit did not happen.
 func TestCommitConnectionBreaks(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
 	s := openPostgres(t, at(proxy.Addr()))
 	happened := 0
-	// The connection is cut after a random time. The range of that time follows the machine's
-	// speed, so that some commits succeed and some fail.
+	// The test cuts the connection after a random time. The range of that time follows the machine's speed,
+	// so that some commits succeed and some fail.
 	longest := 2 * time.Millisecond
 	for i := range 30 {
 		slug := fmt.Sprint("t", i)
@@ -222,8 +223,8 @@ func TestNodes(t *testing.T) {
 			t.Errorf("its deadline for keyspace %q is %v after its last contact", name, d)
 		}
 	}
-	// An older version of Keygate leaves the deadlines of keyspaces as they were, and reports as
-	// another instance.
+	// An older version of Keygate leaves the stored deadlines of keyspaces unchanged, and reports as another
+	// instance.
 	if _, err := s.db.write.ExecContext(timeoutCtx(t), `UPDATE nodes SET instance = '1' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +234,7 @@ func TestNodes(t *testing.T) {
 	if _, err := s.db.write.ExecContext(timeoutCtx(t), `UPDATE nodes SET instance = '2' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
-	// The instance that used the name before does not remove the node when it ends.
+	// A former instance of the same name does not remove the node when that instance ends.
 	if err := s.RemoveNode(timeoutCtx(t), "a", "another"); err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// busy reads and writes continuously until stop is called. Each failure meanwhile fails the test.
+// busy reads and writes continuously until the caller calls stop. Each failure of a read or write fails
+// the test.
 func busy(t *testing.T, s *Store) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(timeoutCtx(t))
@@ -42,7 +43,7 @@ func busy(t *testing.T, s *Store) (stop func()) {
 }
 
 // backends returns the process ids of the server's connections of all users whose name begins with
-// gate. The store s is connected as such a user.
+// "gate". The store s is connected as such a user.
 func backends(t *testing.T, s *Store) (pids []int) {
 	t.Helper()
 	ctx := timeoutCtx(t)
@@ -69,7 +70,7 @@ func expectClosed(t *testing.T, s *Store, pids []int) {
 	})
 }
 
-// expectRejected fails the test unless err holds all the texts and no password.
+// expectRejected fails the test if err lacks one of the texts or holds a password.
 func expectRejected(t *testing.T, err error, texts ...string) {
 	t.Helper()
 	if err == nil {
@@ -96,7 +97,7 @@ func TestRedirect(t *testing.T) {
 	testkit.Eventually(t, "notifications arrive", p.notified.Load)
 	stop := busy(t, s)
 
-	// The server has a new password; the store is redirected to use it.
+	// The server gets a new password, and the store is redirected to an address with that password.
 	pg.Exec("ALTER ROLE gate PASSWORD 'tulip-2'")
 	second := strings.Replace(first, "tulip-1", "tulip-2", 1)
 	expectRejected(t, s.Redirect(timeoutCtx(t), strings.Replace(first, "tulip-1", "tulip-0", 1), ""), "rejects the user or the password", "password authentication failed for user \"gate\"")
@@ -138,7 +139,7 @@ func TestRedirect(t *testing.T) {
 	expectClosed(t, s, before)
 	stop()
 
-	// While neither address answers, the store uses the new one and retries.
+	// While neither the former nor the new address answers, the store uses the new address and retries.
 	pg.Kill()
 	if err := s.Redirect(timeoutCtx(t), second, ""); err != nil {
 		t.Fatal(err)
@@ -196,7 +197,7 @@ func TestRedirectRejected(t *testing.T) {
 	}
 }
 
-// A rejected password is recognized, also by PgBouncer's own error messages.
+// TestUnauthorized checks that a rejected password is recognized, even in PgBouncer's own error messages.
 func TestUnauthorized(t *testing.T) {
 	for _, tt := range []struct {
 		code, message string
@@ -220,8 +221,8 @@ func TestUnauthorized(t *testing.T) {
 	}
 }
 
-// A store can be redirected to a pooler and back. It receives notifications whenever the address
-// to listen on leads to the server itself.
+// TestRedirectToPgBouncer checks that a store can be redirected to a pooler and back. The store must
+// receive notifications whenever the address to listen on leads to the server itself.
 func TestRedirectToPgBouncer(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	pooler := testserver.NewPgBouncer(t, url)
@@ -247,8 +248,8 @@ func TestRedirectToPgBouncer(t *testing.T) {
 	}
 }
 
-// A store that was never reached because of a wrong password is reached after a redirect with the
-// right one.
+// TestRedirectCorrectsPassword opens a store with a wrong password, so that the store never reaches its
+// database. After a redirect with the right password the store must reach the database.
 func TestRedirectCorrectsPassword(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	right := pg.Login("gate", "tulip-1")

@@ -9,8 +9,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/storetest"
 )
 
-// announcing appends a change for each write of a tenant or key at the end of its transaction, as
-// management does. The suite of storetest does not do that, but the copy only follows changes.
+// announcing is a store that appends a change for each write of a tenant or key at the end of its
+// transaction, as management does. The test suite in storetest appends no changes, and without changes
+// the copy would not receive the writes.
 type announcing struct{ storetest.Store }
 
 func (s announcing) Update(ctx context.Context, f func(management.Tx) error) error {

@@ -15,7 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// bus carries revocations between the nodes of a test. It keeps them even if they are retracted.
+// bus carries revocations between the nodes of a test. It keeps a revocation even after a node
+// retracted it.
 type bus struct {
 	mu        sync.Mutex
 	published []management.Revocation
@@ -25,10 +26,10 @@ type bus struct {
 
 func newBus() *bus { return &bus{more: make(chan struct{})} }
 
-// busReader is the Broadcaster of one node on a bus.
+// busReader is the Broadcaster with which one node sends and receives on a bus.
 type busReader struct {
 	*bus
-	// position counts the published revocations that the node received; -1 while it is not
+	// position counts the published revocations that the node received. It is -1 while the node is not
 	// subscribed.
 	position int
 }
@@ -89,7 +90,7 @@ func (e *busReader) replay() {
 	e.wake()
 }
 
-// nodesOnBus starts n nodes on one primary that broadcast through w.
+// nodesOnBus starts n nodes on one primary. The nodes broadcast revocations through w.
 func nodesOnBus(t *testing.T, w *bus, n int) (nodes []*node) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "primary.db")
@@ -127,8 +128,8 @@ func (n *node) waitReceived() {
 	})
 }
 
-// TestBroadcastToOthers revokes a key on one node while the primary is unreachable. The other node
-// rejects the key.
+// TestBroadcastToOthers revokes a key on one node while the primary is unreachable, and checks that the
+// other node rejects the key.
 func TestBroadcastToOthers(t *testing.T) {
 	t.Parallel()
 	nodes := nodesOnBus(t, newBus(), 2)
@@ -153,7 +154,8 @@ func TestBroadcastToOthers(t *testing.T) {
 	b.want(full, gateway.RevokedKey)
 }
 
-// The broadcaster can be replaced while the replica runs, as when a reload configures Redis.
+// TestSetBroadcaster checks that the broadcaster can be replaced while the replica runs, as when a
+// reload configures Redis.
 func TestSetBroadcaster(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -180,8 +182,9 @@ func TestSetBroadcaster(t *testing.T) {
 	testkit.Eventually(t, "the other node rejects the key", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 }
 
-// TestReversedAfterBroadcast enables a key again after its disabling was published and written,
-// while retractions fail. A node that receives the disabling late does not apply it again.
+// TestReversedAfterBroadcast disables a key and enables it again. The disabling was published and
+// written to the primary, and retractions fail. A node that receives the disabling late must not apply
+// it again.
 func TestReversedAfterBroadcast(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -221,15 +224,15 @@ func TestReversedAfterBroadcast(t *testing.T) {
 			t.Errorf("%d revocations are pending", p)
 		}
 	}
-	// A node that was stopped meanwhile receives the old messages now, and so does one that
-	// restarts.
+	// A node that was stopped meanwhile receives the old messages when it starts. A node that restarts
+	// receives them too.
 	c.start()
 	c.waitSynced()
 	expectAccepted(c)
 	b.restart()
 	b.waitSynced()
 	expectAccepted(b)
-	// While the primary is unreachable again, all nodes receive the old messages once more.
+	// The primary becomes unreachable again, and all nodes receive the old messages once more.
 	setDown(nodes, true)
 	for _, n := range nodes {
 		n.broadcaster.(*busReader).replay()
@@ -254,8 +257,8 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	}
 }
 
-// TestBroadcastWhileStopped publishes a revocation while another node is stopped. That node
-// receives it when it starts, although the primary is unreachable.
+// TestBroadcastWhileStopped publishes a revocation while another node is stopped, and checks that the
+// stopped node receives the revocation when it starts, although the primary is unreachable.
 func TestBroadcastWhileStopped(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -272,8 +275,8 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	a.stop()
 	b.start()
 	testkit.Eventually(t, "the key is rejected", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
-	// The node that accepted the revocation stays stopped. The other one writes it to the primary,
-	// with the original actor.
+	// The node that accepted the revocation stays stopped. The other node writes the revocation to the
+	// primary, with the original actor.
 	setDown(nodes, false)
 	b.waitSynced()
 	if err := b.primary.Store.View(ctxOf(t), func(tx management.Tx) error {
@@ -287,8 +290,9 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	}
 }
 
-// TestDecidedInOrder enables a key on a node that has not delivered its disabling yet, just when
-// the primary answers again. The later decision wins.
+// TestDecidedInOrder disables a key on a node while the primary is unreachable. The test enables the key
+// just when the primary answers again, before the node has delivered the disabling. The later decision,
+// enabled, must win.
 func TestDecidedInOrder(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)

@@ -29,8 +29,8 @@ func TestFileIsItsOwners(t *testing.T) {
 	}
 }
 
-// TestReplacedFiles damages or removes the copy, or puts another store's in its place. A new copy
-// is made.
+// TestReplacedFiles damages or removes the copy, or replaces it by the copy of another store. The node
+// must make a new copy.
 func TestReplacedFiles(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, n *node){
 		"removed": func(t *testing.T, n *node) {
@@ -95,11 +95,12 @@ func TestReplacedFiles(t *testing.T) {
 	}
 }
 
-// TestDamagedWhileOpen overwrites the copy of a running node. The node keeps accepting keys.
+// TestDamagedWhileOpen overwrites the copy of a running node, and checks that the node still accepts
+// keys.
 func TestDamagedWhileOpen(t *testing.T) {
 	t.Parallel()
 	n, _, full := newNodeWithKey(t)
-	// Changes after the copy are in its write-ahead log.
+	// The write-ahead log holds the changes that were made after the copy.
 	n.tenant("b")
 	n.waitSynced()
 	for _, ext := range []string{"", "-wal"} {
@@ -114,7 +115,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 		if _, err := f.WriteAt([]byte(strings.Repeat("\xa5", int(info.Size()))), 0); err != nil {
 			t.Fatal(err)
 		}
-		// The file stays open, since closing it would drop the node's locks on it.
+		// The test keeps the file open until its end, because closing it would drop the node's locks on it.
 		t.Cleanup(func() { f.Close() })
 	}
 	_, second := n.key("a")

@@ -30,10 +30,10 @@ type cutPrimary struct {
 	*sqlstore.Store
 	replication.Source
 	cluster.Registry
-	// file is the store if it is an SQLite file, else nil.
+	// file is the primary store if the store is an SQLite file, otherwise nil.
 	file *sqlite.Store
 	down *atomic.Bool
-	// held blocks calls of Delta until the channel is closed; nil blocks none.
+	// held makes calls of Delta block until the channel is closed. If held is nil, no call blocks.
 	held atomic.Pointer[chan struct{}]
 }
 
@@ -149,9 +149,9 @@ type node struct {
 	t           testing.TB
 	primary     *cutPrimary
 	down        atomic.Bool
-	path        string // path of the primary, "" unless it is a file
+	path        string // path is the path of the primary, or "" if the primary is not a file.
 	open        func() *cutPrimary
-	file        string // path of the replica
+	file        string // file is the path of the replica.
 	broadcaster replica.Broadcaster
 	r           *replica.Replica
 	gw          *cluster.Member
@@ -286,7 +286,7 @@ func (n *node) tenant(slug string) {
 	}
 }
 
-// want fails the test if the node decides differently about a key.
+// want fails the test if the node's decision about a key is another one.
 func (n *node) want(full string, want gateway.Reason) {
 	n.t.Helper()
 	if got := n.reasonFor(full); got != want {
@@ -304,7 +304,7 @@ func (n *node) backup() string {
 	return file
 }
 
-// restore replaces the primary's file by a backup while it is open, and waits until the store has
+// restore replaces the primary's file by a backup while the file is open. It waits until the store has
 // opened the new file.
 func (n *node) restore(backup string) {
 	n.t.Helper()
@@ -325,7 +325,8 @@ func (n *node) restore(backup string) {
 	n.backAt = time.Now()
 }
 
-// acknowledged reports whether a change was acknowledged: it is written, or accepted for later.
+// acknowledged reports whether err means that a change was acknowledged. The change is then either
+// written, or accepted for a later write.
 func acknowledged(err error) bool {
 	var accepted *management.Accepted
 	return err == nil || errors.As(err, &accepted)

@@ -16,22 +16,22 @@ import (
 
 var modelRuns = flag.Int("model.runs", 3, "how many random sequences TestRevocationsHold performs")
 
-// modelKey is what the model knows about a key, whatever happens to the node and the primary.
+// modelKey is what a key's state must be, whatever happens to the node and the primary.
 type modelKey struct {
 	id, tenant string
 	// secrets are all secrets that the key ever had, the newest last.
 	secrets []modelSecret
-	// revoked: an acknowledged write revoked the key, and no later one reversed that. final: the
-	// revocation can't be reversed.
+	// revoked is true if an acknowledged write revoked the key and no later write reversed the revocation.
+	// final is true if the revocation can't be reversed.
 	revoked, final bool
-	// certain: the newest secret must be accepted. No unacknowledged write may have revoked the
-	// key, and no restored backup may lack it.
+	// certain is true if the node must accept the newest secret: no unacknowledged write may have revoked
+	// the key, and no restored backup may lack the key.
 	certain bool
 }
 
 type modelSecret struct {
 	full string
-	// ended: an acknowledged rotation ended the secret.
+	// ended is true if an acknowledged rotation ended the secret.
 	ended bool
 }
 
@@ -45,15 +45,15 @@ type model struct {
 	log     []string
 }
 
-// passing is the tenant that is deleted again and again. It is created again if a restored backup
-// is from before there was a tenant of that name.
+// passing is the tenant that the test deletes again and again. The test creates the tenant again if a
+// restored backup is older than any tenant of that name.
 const passing = "passing"
 
 func (m *model) record(format string, args ...any) {
 	m.log = append(m.log, fmt.Sprintf(format, args...))
 }
 
-// step performs one random operation.
+// step performs one random operation on the node or the primary.
 func (m *model) step() {
 	up := !m.down.Load()
 	pick := func() *modelKey {
@@ -187,7 +187,7 @@ func (m *model) rotate(k *modelKey) {
 	k.secrets, k.certain = append(k.secrets, modelSecret{full: r.Key}), certain
 }
 
-// pass deletes the passing tenant with its keys, or creates it if there is none.
+// pass deletes the tenant "passing" with its keys, or creates the tenant if there is none.
 func (m *model) pass() {
 	if m.down.Load() {
 		return
@@ -220,8 +220,7 @@ func (m *model) pass() {
 	}
 }
 
-// check fails the test if a revoked key, an ended secret or a key of a suspended tenant is
-// accepted.
+// check fails the test if the node accepts a revoked key, an ended secret or a key of a suspended tenant.
 func (m *model) check() {
 	for _, k := range m.keys {
 		for i, s := range k.secrets {
@@ -233,8 +232,8 @@ func (m *model) check() {
 	}
 }
 
-// TestRevocationsHold performs random sequences of everything that may happen to a node. A key
-// that an acknowledged write revoked is never accepted without a later write.
+// TestRevocationsHold performs random sequences of everything that may happen to a node. After an
+// acknowledged write has revoked a key, the node must never accept the key without a later write.
 func TestRevocationsHold(t *testing.T) {
 	for seed := range uint64(*modelRuns) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -244,8 +243,8 @@ func TestRevocationsHold(t *testing.T) {
 			for i := range 3 {
 				n.tenant(fmt.Sprint("t", i))
 			}
-			// The copy must be complete first: without one, a node only knows the primary's
-			// present state.
+			// The copy must be complete before the test starts, because a node without a copy only knows the
+			// primary's present state.
 			m.waitSynced()
 			m.backups = append(m.backups, m.backup())
 			for range 60 {
@@ -283,7 +282,7 @@ func sameRows(t *testing.T, n *node) {
 				return err
 			}
 			for _, k := range keys {
-				// Times of last use make no change, so the copy does not follow them.
+				// A new time of last use makes no change in the change sequence, so the copy does not receive it.
 				k.LastUsedAt, k.LastUsedIP = time.Time{}, ""
 				secrets, err := tx.Secrets(ks, k.ID)
 				if err != nil {

@@ -31,8 +31,8 @@ func postgresPrimary(t testing.TB, url string) func() *cutPrimary {
 	}
 }
 
-// TestPostgresUnreachable kills PostgreSQL under two nodes and restarts one of them meanwhile.
-// Both go on checking keys, and deliver revocations afterwards.
+// TestPostgresUnreachable kills PostgreSQL under two nodes and restarts one of the nodes meanwhile. Both
+// nodes must continue to check keys, and deliver revocations after PostgreSQL runs again.
 func TestPostgresUnreachable(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
@@ -76,8 +76,9 @@ func TestPostgresUnreachable(t *testing.T) {
 	}
 }
 
-// TestPostgresJoin revokes a key after a starting gateway has synced its copy, but before it has
-// registered with the cluster. So no node waits for its confirmation, and it must sync once more.
+// TestPostgresJoin revokes a key after a starting gateway has synced its copy, but before the gateway
+// has registered with the cluster. No node waits for the gateway's confirmation, so the gateway must
+// sync once more.
 func TestPostgresJoin(t *testing.T) {
 	t.Parallel()
 	url := testserver.PostgresURL(t)
@@ -110,7 +111,7 @@ func TestPostgresJoin(t *testing.T) {
 	late.want(full, gateway.RevokedKey)
 }
 
-// TestPostgresPartition blocks a node's connections to PostgreSQL without closing them, while
+// TestPostgresPartition blocks a node's connections to PostgreSQL without closing them. Meanwhile
 // another node revokes a key.
 func TestPostgresPartition(t *testing.T) {
 	t.Parallel()
@@ -143,7 +144,7 @@ func TestPostgresPartition(t *testing.T) {
 	}
 }
 
-// TestPostgresRestored replaces the database that a node has followed by an empty one.
+// TestPostgresRestored replaces the database to which a node's copy belongs by an empty database.
 func TestPostgresRestored(t *testing.T) {
 	t.Parallel()
 	before, after := testserver.PostgresURL(t), testserver.PostgresURL(t)
@@ -167,7 +168,8 @@ func TestPostgresRestored(t *testing.T) {
 	n.want(other, gateway.Allowed)
 }
 
-// rewinder is a database of a PostgreSQL server of which backups can be made and restored.
+// rewinder is a database of a PostgreSQL server. A test can make backups of the database and restore
+// them.
 type rewinder struct {
 	t    *testing.T
 	conn *pgx.Conn
@@ -195,7 +197,7 @@ func (b *rewinder) exec(query string) {
 	}
 }
 
-// execAlone runs a statement that requires that no one is connected to the database. It ends all
+// execAlone runs a statement that fails while another client is connected to the database. It ends all
 // connections until the statement succeeds.
 func (b *rewinder) execAlone(query string) {
 	b.t.Helper()
@@ -225,8 +227,8 @@ func (b *rewinder) restore(backup string) {
 	b.exec("CREATE DATABASE keygate TEMPLATE " + backup)
 }
 
-// TestPostgresRewinds restores backups of PostgreSQL under a running node. Revoked keys stay
-// rejected.
+// TestPostgresRewinds restores backups of PostgreSQL under a running node, and checks that revoked keys
+// stay rejected.
 func TestPostgresRewinds(t *testing.T) {
 	t.Parallel()
 	b := newRewinder(t)
@@ -279,7 +281,7 @@ func TestPostgresRewinds(t *testing.T) {
 		expectRejected()
 	}
 	n.want(fulls["active"], gateway.Allowed)
-	// A node without a copy sees the same, since the revocations were written to the primary.
+	// A node without a copy rejects the same keys, because the revocations were written to the primary.
 	other := newNodeOn(t, "", postgresPrimary(t, b.url))
 	for name, full := range fulls {
 		if got := other.reasonFor(full); (got == gateway.Allowed) != (name == "active") {

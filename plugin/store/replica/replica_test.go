@@ -21,7 +21,7 @@ func sqlitePrimary(t testing.TB, path string) *sqlite.Store {
 	return teststore.SQLite(t, path, quiet)
 }
 
-// openReplica opens a replica. It is closed with its primary when the test ends.
+// openReplica opens a replica. The replica and its primary are closed when the test ends.
 func openReplica(t testing.TB, primary replica.Primary, file string) *replica.Replica {
 	t.Helper()
 	r, err := replica.Open(t.Context(), replica.Options{File: file, Primary: primary, Logger: quiet})

@@ -25,7 +25,7 @@ func (n *node) secretsOf(id string) (list []gateway.Secret) {
 	return list
 }
 
-// primaryHolds fails the test if the key has another status in the primary.
+// primaryHolds fails the test if the key's status in the primary is not want.
 func (n *node) primaryHolds(id string, want gateway.Status) {
 	n.t.Helper()
 	if err := n.primary.Store.View(ctxOf(n.t), func(tx management.Tx) error {
@@ -39,8 +39,8 @@ func (n *node) primaryHolds(id string, want gateway.Status) {
 	}
 }
 
-// TestRewindBackAndForth revokes a key, and then restores backups that lack the key or hold it
-// before the revocation. The key stays rejected.
+// TestRewindBackAndForth revokes a key. Then it restores backups that lack the key, or that hold the key
+// as it was before the revocation. The key must stay rejected.
 func TestRewindBackAndForth(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -88,8 +88,8 @@ func TestRewindBackAndForth(t *testing.T) {
 	n.primaryHolds(id, gateway.StatusRevoked)
 }
 
-// TestEndedSecretsStay restores a backup in which the old secret of a rotation has no end. The old
-// secret stays rejected.
+// TestEndedSecretsStay restores a backup in which the old secret of a rotation has no end. The node must
+// still reject the old secret.
 func TestEndedSecretsStay(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -129,14 +129,14 @@ func TestEndedSecretsStay(t *testing.T) {
 	if list := n.secretsOf(id); len(list) != 1 || list[0].ExpiresAt.IsZero() {
 		t.Errorf("the primary holds %+v", list)
 	}
-	// This backup holds the second secret, but not the third, which was never ended.
+	// The restored backup holds the second secret, but not the third secret, which was never ended.
 	n.restore(between)
 	expectRejected(second.Key)
 	n.waitSynced()
 	expectRejected(first)
 	expectRejected(second.Key)
 	expectRejected(third.Key)
-	// A further rotation gives the key a secret that is accepted.
+	// A further rotation gives the key a secret that the node accepts.
 	fourth, err := n.RotateKey(ctxOf(t), ada, ks, id, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -144,8 +144,8 @@ func TestEndedSecretsStay(t *testing.T) {
 	n.want(fourth.Key, gateway.Allowed)
 }
 
-// TestRevokedTokensStay restores a backup in which a revoked management token is still active. The
-// token is revoked again.
+// TestRevokedTokensStay restores a backup in which a revoked management token is still active. The node
+// must revoke the token in the primary again.
 func TestRevokedTokensStay(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -166,8 +166,8 @@ func TestRevokedTokensStay(t *testing.T) {
 	})
 }
 
-// TestReversedSince enables a key after the primary has gone back, and the key stays accepted. A
-// new tenant with the slug of a suspended one is not suspended.
+// TestReversedSince enables a key after the primary has gone back to an older state, and checks that the
+// key stays accepted. A new tenant with the slug of a suspended tenant must not be suspended.
 func TestReversedSince(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)
@@ -204,8 +204,8 @@ func TestReversedSince(t *testing.T) {
 	n.want(formerKey, gateway.Allowed)
 }
 
-// TestEarlierFiles opens a replica file of an earlier version, whose pending revocations are then
-// delivered.
+// TestEarlierFiles opens a replica file of an earlier version with pending revocations, and checks that
+// they are delivered to the primary.
 func TestEarlierFiles(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)
@@ -235,8 +235,8 @@ func TestEarlierFiles(t *testing.T) {
 	n.primaryHolds(id, gateway.StatusRevoked)
 }
 
-// TestCrashWhileReplacing starts with the former copy and an incomplete new one, as after a crash.
-// The former copy's revocations still apply.
+// TestCrashWhileReplacing starts a node with the former copy and an incomplete new one, as after a crash.
+// The former copy's revocations must still apply.
 func TestCrashWhileReplacing(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)

@@ -52,7 +52,7 @@ func addKey(t testing.TB, s management.Store, tenant, id, full string) {
 	}
 }
 
-// lookup returns the record of a full key, nil if it is unknown.
+// lookup returns the record of a full key, or nil if the key is unknown.
 func lookup(t testing.TB, s gateway.Store, full string) *gateway.Record {
 	t.Helper()
 	rec, err := s.Lookup(ctxOf(t), ks, []apikey.Candidate{candidate(full)})

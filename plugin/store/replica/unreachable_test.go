@@ -13,8 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// TestRevokedWhileUnreachable revokes keys and tenants while the primary is unreachable, and
-// restarts the node. All revocations are written when the primary answers again.
+// TestRevokedWhileUnreachable revokes keys and tenants while the primary is unreachable, and restarts the
+// node. All revocations must be written when the primary answers again.
 func TestRevokedWhileUnreachable(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -71,7 +71,7 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	n.down.Store(false)
 	n.waitSynced()
 	check()
-	primary := newNode(t, n.path) // a node with a new copy of the primary
+	primary := newNode(t, n.path) // The new node makes a new copy of the primary.
 	primary.want(active.full, gateway.Allowed)
 	primary.want(revoked.full, gateway.RevokedKey)
 	primary.want(disabled.full, gateway.DisabledKey)
@@ -91,8 +91,8 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	}
 }
 
-// TestReversedElsewhere disables a key on a node that is cut off. Another node, which reaches the
-// primary, disables and enables it. The other node's decision wins.
+// TestReversedElsewhere disables a key on a node that can't reach the primary. Another node, which
+// reaches the primary, disables and enables the key. The decision of the other node must win.
 func TestReversedElsewhere(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -117,8 +117,8 @@ func TestReversedElsewhere(t *testing.T) {
 	other.want(full, gateway.Allowed)
 }
 
-// TestUnknownWhileStale checks that a replica reports an unknown key as unknown only while it is
-// synced.
+// TestUnknownWhileStale checks that a replica reports an unknown key as unknown only while its copy is
+// up to date.
 func TestUnknownWhileStale(t *testing.T) {
 	t.Parallel()
 	n, _, full := newNodeWithKey(t)
@@ -138,8 +138,8 @@ func TestUnknownWhileStale(t *testing.T) {
 	}
 }
 
-// TestCopyTxReads checks that reads for which the copy has no data fail while the primary is
-// unreachable. An empty result would be wrong.
+// TestCopyTxReads checks that a read fails while the primary is unreachable if the copy has no data for
+// it. An empty result would be wrong.
 func TestCopyTxReads(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -148,7 +148,7 @@ func TestCopyTxReads(t *testing.T) {
 	n.down.Store(true)
 	holds := map[string]bool{"Tenant": true, "LockTenant": true, "Tenants": true, "Key": true, "Keys": true, "ActiveKeys": true, "Secrets": true,
 		"Token": true, "LockToken": true, "TokenByDigest": true, "Tokens": true, "KeyByDigest": true, "CountByHint": true,
-		// These methods write, and find no row to write to.
+		// The listed methods write, and find no row to which they could write.
 		"AddCredits": true, "Changes": true, "InsertSecret": true, "RevokeTokens": true}
 	if err := n.r.View(ctxOf(t), func(management.Tx) error { return nil }); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // cluster is the identity of the store under test.
 var cluster = replica.ClusterID{Store: "5f1d", Key: []byte("only the store holds this")}
 
-// connected returns a connection to the Redis at url, of the kind that limits use.
+// connected returns a connection to the Redis at url, of the same kind that limits use.
 func connected(t testing.TB, url string) *redis.Redis {
 	t.Helper()
 	r, err := redis.New(redis.Options{URL: url, Logger: quiet, Timeout: time.Minute})
@@ -47,7 +47,7 @@ func connected(t testing.TB, url string) *redis.Redis {
 type listener struct {
 	mu       sync.Mutex
 	received []management.Revocation
-	begun    int // number of subscriptions that received the whole stream
+	begun    int // begun is the number of subscriptions that received the whole stream.
 	failed   []error
 }
 
@@ -87,7 +87,7 @@ func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener 
 	return l
 }
 
-// times returns how often a revocation was received.
+// times returns how often the listener received a revocation.
 func (l *listener) times(r management.Revocation) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,7 +165,7 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	first, second := revocationOf(1), revocationOf(2)
 	second.Action = management.TenantSuspended
 	for range 3 {
-		publish(t, a, first) // only the first call writes an entry
+		publish(t, a, first) // Only the first call of publish writes an entry to the stream.
 	}
 	publish(t, a, second)
 	testkit.Eventually(t, "a subscriber receives both", func() bool { return subscriber.times(first) == 1 && subscriber.times(second) == 1 })
@@ -180,8 +180,8 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	late := listen(t, New(connected(t, url), quiet), cluster)
 	testkit.Eventually(t, "a later subscriber receives both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
 
-	// Retract of a revocation removes that entry alone: a later revocation of the same key stays
-	// in the stream.
+	// Retract removes only the entry of its revocation: a later revocation of the same key stays in the
+	// stream.
 	again := first
 	again.At = first.At.Add(time.Second)
 	publish(t, a, again)
@@ -204,7 +204,8 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	}
 }
 
-// TestForged writes entries to the stream that no node of the store wrote. They are rejected.
+// TestForged writes entries to the stream that no node of the store wrote, and checks that they are
+// rejected.
 func TestForged(t *testing.T) {
 	t.Parallel()
 	conn := connected(t, testserver.RedisURL(t))
@@ -239,7 +240,7 @@ func TestForged(t *testing.T) {
 	if l.count() != 1 || b.Stats().Rejected != int64(len(forged)) {
 		t.Errorf("received %d, %+v", l.count(), b.Stats())
 	}
-	// Subscribe returns an error if the key holds a value that is not a stream.
+	// Subscribe must return an error if the Redis key holds a value that is not a stream.
 	if err := c.Do(context.Background(), c.B().Set().Key(streamKey(replica.ClusterID{Store: "x"})).Value("x").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -248,8 +249,8 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// TestOutages publishes and receives through connections that are cut, refused and held up, and
-// over a Redis that is killed and loses its data.
+// TestOutages publishes and receives revocations through connections that are cut, refused and delayed.
+// It also kills Redis, which then loses its data.
 func TestOutages(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, outagesOf)
@@ -299,13 +300,13 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	if length(t, near) != 0 {
 		t.Fatal("Redis kept its data")
 	}
-	publish(t, a, r) // as a replica does at intervals with pending revocations
+	publish(t, a, r) // A replica publishes its pending revocations again at intervals, as the test does with publish.
 	late := listen(t, New(connected(t, server.URL()), quiet), cluster)
 	testkit.Eventually(t, "the revocation is received again", func() bool { return late.times(r) > 0 })
 }
 
-// These commands, in addition to those that limits use, are all that a Redis user needs for
-// publishing and receiving. A user without them gets errors.
+// TestAccessControlList checks which Redis commands a Redis user needs to publish and receive
+// revocations, in addition to the commands for limits. A user without them must get errors.
 func TestAccessControlList(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, accessControlOf)
@@ -337,8 +338,8 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 	}
 }
 
-// TestFailover publishes and receives through a Redis Cluster and a Sentinel, before and after a
-// replica replaces the server that holds the stream.
+// TestFailover publishes and receives revocations through a Redis Cluster and through Redis Sentinel. It
+// does so before and after a replica replaces the server that holds the stream.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
@@ -350,7 +351,7 @@ func TestFailover(t *testing.T) {
 				k.Store += "0"
 			}
 			failover(t, c.URL(), k, c.FailOver)
-			c.Replica.Kill() // subscriptions do not need this server
+			c.Replica.Kill() // Subscriptions do not need the replica server that is killed.
 			l := listen(t, New(connected(t, c.URL()), quiet), k)
 			testkit.Eventually(t, "a listener subscribes without the replica", func() bool { return l.begins() > 0 })
 		})
@@ -370,7 +371,7 @@ func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 	testkit.Eventually(t, "both listeners subscribe", func() bool { return la.begins() > 0 && lb.begins() > 0 })
 	publishTo := func(r management.Revocation) {
 		t.Helper()
-		// A node that fails to publish tries again.
+		// A node that failed to publish a revocation tries again.
 		testkit.Eventually(t, "the revocation is published", func() bool { return a.Publish(context.Background(), k, r) == nil })
 		testkit.Eventually(t, "the revocation is received", func() bool { return lb.times(r) > 0 })
 	}
@@ -389,7 +390,8 @@ func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 	})
 }
 
-// TestLostEntries deletes the stream in Redis while all nodes stay connected.
+// TestLostEntries deletes the stream in Redis while all nodes stay connected. New
+// revocations and a lost revocation that is published again must reach the nodes.
 func TestLostEntries(t *testing.T) {
 	t.Parallel()
 	conn := connected(t, testserver.RedisURL(t))
@@ -403,8 +405,8 @@ func TestLostEntries(t *testing.T) {
 	if err := c.Do(context.Background(), c.B().Del().Key(streamKey(cluster)).Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
-	// The new entries have lower ids than those already received, as after a fail-over to a server
-	// whose clock is behind.
+	// The new entries have lower ids than entries that the nodes already received. That happens after a
+	// fail-over to a server whose clock is behind.
 	text, err := encode(second)
 	if err != nil {
 		t.Fatal(err)
@@ -433,7 +435,7 @@ func TestLostEntries(t *testing.T) {
 	testkit.Eventually(t, "all revocations are removed", func() bool { return length(t, conn) == 1 })
 }
 
-// TestMany publishes more revocations than one read returns.
+// TestMany publishes more revocations than one read returns, and checks that all are received.
 func TestMany(t *testing.T) {
 	t.Parallel()
 	url := testserver.RedisURL(t)
@@ -456,7 +458,7 @@ func TestMany(t *testing.T) {
 		defer b.mu.Unlock()
 		return b.n == 0 && len(b.entries) == 0 && len(b.retracted) == 0
 	})
-	// A revocation for which f returns an error is received again.
+	// A revocation for which the subscriber's function returns an error is received again.
 	publish(t, a, revocationOf(many))
 	errNotNow := errors.New("not now")
 	if err := b.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return errNotNow }); !errors.Is(err, errNotNow) {
@@ -466,7 +468,7 @@ func TestMany(t *testing.T) {
 
 func connectedAs(b *Broadcaster) *redis.Redis { return b.redis.(*redis.Redis) }
 
-// FuzzOpen parses arbitrary entries, since anyone with access to Redis may write them.
+// FuzzOpen parses arbitrary stream entries, because every user with access to Redis may write them.
 func FuzzOpen(f *testing.F) {
 	text, err := encode(revocationOf(1))
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Sixty thousand addresses of one plan get only as many rows as the limit allows, and the file
-// stays small.
+// TestManyAddresses checks that sixty thousand client addresses of one plan get only as many rows as the
+// limit allows, and that the file stays small.
 func TestManyAddresses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// addressCounts returns daily counts of n addresses, numbered from first, for an owner of quotas.
+// addressCounts returns daily counts of n client addresses, numbered from first, for an owner of quotas.
 func addressCounts(owner string, first, n int, start time.Time) (list []gateway.Usage) {
 	for i := range n {
 		list = append(list, gateway.Usage{Subject: fmt.Sprintf("a:%s:2001:db8:%x::/64", owner, first+i), Calendar: ratelimit.Day, Start: start, Used: 3})
@@ -19,7 +19,7 @@ func addressCounts(owner string, first, n int, start time.Time) (list []gateway.
 	return list
 }
 
-// flushCounts writes counts and returns how many of them got no row.
+// flushCounts writes usage counts and returns how many of them got no row.
 func flushCounts(t *testing.T, s *sqlstore.Store, list []gateway.Usage) (unstored int) {
 	t.Helper()
 	if err := s.WriteFlush(t.Context(), "n", &gateway.Flush{At: time.Now(), Usage: list}); err != nil {
@@ -33,7 +33,8 @@ func flushCounts(t *testing.T, s *sqlstore.Store, list []gateway.Usage) (unstore
 	return unstored
 }
 
-// However many addresses use a quota, the number of rows per owner and period is limited.
+// TestAddressRows checks that the number of rows per owner and period is limited, however many client
+// addresses use a quota.
 func TestAddressRows(t *testing.T) {
 	for name, open := range map[string]func() *sqlstore.Store{
 		"SQLite":     func() *sqlstore.Store { return openTest(t, filepath.Join(t.TempDir(), "keygate.db")).Store },

@@ -27,8 +27,8 @@ func backupOf(t *testing.T, s *Store) string {
 	return file
 }
 
-// A backup holds all keys that were committed before it began, although others are being written
-// meanwhile.
+// TestBackupUnderWrites checks that a backup holds all keys that were committed before the backup began,
+// while other keys are written.
 func TestBackupUnderWrites(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keygate.db")
@@ -159,8 +159,8 @@ func TestRestoreKeepsFormerDatabase(t *testing.T) {
 	}
 }
 
-// A restore keeps the revocations of the former database, even if a backup in between did not know
-// the revoked keys. The epoch rises each time.
+// TestRestoreKeepsRevocations checks that a restore keeps the revocations of the former database, even
+// if a backup restored in between did not know the revoked keys. The epoch must rise with each restore.
 func TestRestoreKeepsRevocations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
@@ -199,7 +199,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 		backup  string
 		keep    RevocationWriter
 		kept    int
-		revoked []int // numbers of the keys in the backup that are revoked
+		revoked []int // revoked lists the numbers of the keys that are revoked in the backup.
 	}{
 		{first, keep, 1, []int{0}},
 		{known, keep, 3, []int{0, 1, 2}},
@@ -254,7 +254,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	s.Close()
 	for _, fails := range []RevocationWriter{
 		func(context.Context, *Store, management.Revocation) error { return errRejected },
-		func(context.Context, *Store, management.Revocation) error { return nil }, // reports success but writes nothing
+		func(context.Context, *Store, management.Revocation) error { return nil }, // The writer reports success but writes nothing.
 	} {
 		if _, err := Restore(t.Context(), known, path, quiet, nil, fails); err == nil {
 			t.Error("restored although a revocation could not be written")
@@ -280,7 +280,7 @@ func overwrite(t *testing.T, path, text string) {
 	}
 }
 
-// A backup that can't be used leaves the database unchanged.
+// TestRestoreRejectsBackup checks that a backup which can't be used leaves the database unchanged.
 func TestRestoreRejectsBackup(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)

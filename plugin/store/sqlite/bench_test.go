@@ -15,8 +15,8 @@ import (
 
 const million = 1_000_000
 
-// bulkStore returns a store with a million keys. SQL copies the first key, so all have the form
-// that addKey gives them.
+// bulkStore returns a store with a million keys. SQL statements copy the first key, so all keys have the
+// form that addKey gives them.
 func bulkStore(b *testing.B) *Store {
 	b.Helper()
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
@@ -170,7 +170,7 @@ func BenchmarkWatch(b *testing.B) {
 	}
 }
 
-// BenchmarkFlush measures how the counts of a thousand keys in steady use are written.
+// BenchmarkFlush measures the time to write the counts of a thousand keys in steady use.
 func BenchmarkFlush(b *testing.B) {
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
 	if err := s.Update(b.Context(), func(tx management.Tx) error {

@@ -13,9 +13,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A write may be cancelled at any moment, even during the commit. It then either happened and
-// returned no error, or it failed and did not happen. The counting of credits relies on this,
-// since it repeats failed writes.
+// TestCancelledCommit cancels writes at random moments, even during the commit. A write that returned no
+// error must have happened, and a write that failed must not have happened. The counting of credits
+// relies on this rule, because it repeats failed writes.
 func TestCancelledCommit(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	done := 0

@@ -14,8 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// For each revocation of a list, a store returns whether it holds it, lacks it, has reversed it,
-// or does not know the id. SQLite and PostgreSQL agree.
+// TestCompare checks the state that a store returns for each revocation of a list: the store holds the
+// revocation, lacks it, has reversed it, or does not know the id. SQLite and PostgreSQL must agree.
 func TestCompare(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) (*sqlstore.Store, replication.Source){
 		"sqlite": func(t *testing.T) (*sqlstore.Store, replication.Source) {

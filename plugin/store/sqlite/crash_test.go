@@ -15,8 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// crashEnv is the environment variable that makes the test binary a child process. It names the
-// database that the child writes to until it is killed.
+// crashEnv is the environment variable that makes the test binary a child process. Its value names the
+// database to which the child writes until the test kills the child.
 const crashEnv = "SQLSTORE_CRASH_DB"
 
 func TestMain(m *testing.M) {
@@ -62,8 +62,8 @@ func writeForEver(path string) error {
 	}
 }
 
-// TestKill kills a writing process again and again. Afterwards every acknowledged commit is there
-// completely, and the database is not damaged.
+// TestKill kills a writing process again and again. After each kill the database must hold every
+// acknowledged commit completely, and must not be damaged.
 func TestKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
@@ -111,7 +111,7 @@ func TestKill(t *testing.T) {
 		if err := s.View(t.Context(), func(tx management.Tx) error {
 			n, err := tx.ActiveKeys(ks, "acme", time.Now())
 			head, _, err2 := tx.LockNewestAudit()
-			if int64(n) != seq || head != seq-1 { // the first key has no event
+			if int64(n) != seq || head != seq-1 { // The first key has no audit event.
 				t.Errorf("round %d: %d keys, %d events, %d changes: a commit was torn", round, n, head, seq)
 			}
 			if err == nil {

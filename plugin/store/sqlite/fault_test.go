@@ -71,15 +71,15 @@ func findSecret(t testing.TB, s *Store, i int) error {
 	return err
 }
 
-// putTenant writes one row: a tenant.
+// putTenant writes a single row, the row of a tenant.
 func putTenant(ctx context.Context, s *Store, slug string) error {
 	return s.Update(ctx, func(tx management.Tx) error {
 		return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
 	})
 }
 
-// expectUnavailable fails the test unless err is gateway.ErrStore with the given text. It must not
-// be ErrNotFound, which would be an answer.
+// expectUnavailable fails the test if err is not gateway.ErrStore with the given text. err must not be
+// ErrNotFound either, because ErrNotFound would be an answer.
 func expectUnavailable(t *testing.T, doing string, err error, text string) {
 	t.Helper()
 	switch {
@@ -90,7 +90,7 @@ func expectUnavailable(t *testing.T, doing string, err error, text string) {
 	}
 }
 
-// copyFile overwrites an existing file in place with another one's content, as cp does.
+// copyFile overwrites an existing file with the content of another file, as the program cp does.
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
@@ -123,8 +123,8 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	seq, _ := s.LastSeq(t.Context())
-	// The function ignores the first failure and goes on. No part of its transaction may be
-	// committed.
+	// The function in the transaction ignores the first failure and continues. No part of its transaction
+	// may be committed.
 	err := s.Update(t.Context(), func(tx management.Tx) error {
 		for i := 10; i < 500; i++ {
 			_ = addKey(tx, i)
@@ -179,7 +179,7 @@ func TestLocked(t *testing.T) {
 		})
 	}
 	many.Wait()
-	// A caller whose context ends first gets the reason too.
+	// A caller whose context ends before the wait for the lock also gets the reason.
 	slow := openTest(t, path)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
@@ -213,8 +213,8 @@ func TestCorruptAndRestoredInPlace(t *testing.T) {
 	good := filepath.Join(t.TempDir(), "good.db")
 	copyFile(t, s.Identity(), good)
 
-	// All pages but the first, which holds the header, are overwritten; some of them are cached.
-	// The file stays open afterwards, since closing it would drop SQLite's locks.
+	// The test overwrites all pages except the first, which holds the header. SQLite has cached some of the
+	// pages. The file stays open afterwards, because closing it would drop SQLite's locks.
 	f, err := os.OpenFile(s.Identity(), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -260,12 +260,12 @@ func TestReplacedByBackup(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	fillKeys(t, s, 0, 10)
 	old := backup(t, s)
-	fillKeys(t, s, 10, 20) // These keys are in the write-ahead log, but not in the backup.
+	fillKeys(t, s, 10, 20) // The keys numbered 10 to 19 are in the write-ahead log, but not in the backup.
 	awaitQuiet(t, s)
 	if err := os.Rename(old, s.Identity()); err != nil {
 		t.Fatal(err)
 	}
-	// The follower is woken, and changes that were only in the former log are not applied.
+	// Wait returns to the follower of changes. Changes that were only in the former log are not applied.
 	if err := s.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestRemoved(t *testing.T) {
 	if err := os.Rename(s.Identity(), aside); err != nil {
 		t.Fatal(err)
 	}
-	// The store does not write to the renamed file, and does not create an empty one in its place.
+	// The store neither writes to the renamed file nor creates an empty file in its place.
 	expectUnavailable(t, "writing to a file that is gone", putTenant(t.Context(), s, "a"), "put it back")
 	expectUnavailable(t, "Ping", s.Ping(t.Context()), "put it back")
 	if err := findSecret(t, s, 3); err != nil {

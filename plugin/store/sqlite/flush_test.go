@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// One key spends credits that another key of the tenant just returned. In whatever order both are
-// written, the balance ends at zero and there is no shortfall.
+// TestFlushGivesBackFirst lets one key spend credits that another key of the tenant has just returned.
+// The order of the two writes must not matter: the balance ends at zero and there is no shortfall.
 func TestFlushGivesBackFirst(t *testing.T) {
 	for name, spends := range map[string][]gateway.Spend{
 		"spent first":    {{KeyID: "a", Amount: 10}, {KeyID: "b", Amount: -5}},

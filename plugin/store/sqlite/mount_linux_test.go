@@ -6,8 +6,8 @@ import (
 )
 
 func TestMountedAlone(t *testing.T) {
-	// These are the mounts of a container with two bind-mounted files and a directory whose name
-	// holds a space.
+	// mounts lists the mounts of a container. Two of them are bind-mounted files, and one is a directory
+	// whose name holds a space.
 	const mounts = `1210 1036 0:94 / / rw,relatime - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w
 1221 1210 254:1 /home/op/keygate.db /data/keygate.db rw,relatime - ext4 /dev/vda1 rw
 1222 1210 254:1 /home/op/wal /var/other.db-wal rw,relatime - ext4 /dev/vda1 rw

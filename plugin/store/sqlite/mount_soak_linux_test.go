@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// bind mounts a file or directory over another one until the test ends.
+// bind mounts a file or directory over another one. The mount ends with the test.
 func bind(t *testing.T, from, over string) {
 	t.Helper()
 	if err := syscall.Mount(from, over, "", syscall.MS_BIND, ""); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// raw opens a database with the driver alone, without this package's settings.
+// raw opens a database with the SQLite driver alone, without the settings of package sqlite.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", dsn(path, url.Values{}))
@@ -114,15 +114,15 @@ func TestOpenRejects(t *testing.T) {
 		}
 		expectUnavailable(t, tc.path, err, tc.text)
 	}
-	// A rejected database stays unchanged.
+	// A database that Open rejects stays unchanged.
 	var version int
 	if err := raw(t, newer).QueryRow(`SELECT max(version) FROM schema_version`).Scan(&version); err != nil || version != 99 {
 		t.Errorf("the newer database: version %d, %v", version, err)
 	}
 }
 
-// A database stays usable if a newer Keygate only added to its schema: nodes are upgraded one
-// after another, and one with the old version may be restarted meanwhile.
+// TestNewerSchema checks that a database stays usable if a newer Keygate only added to its schema. Nodes
+// are upgraded one after another, and a node with the old version may be restarted meanwhile.
 func TestNewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
@@ -164,7 +164,7 @@ func TestIdentity(t *testing.T) {
 			}
 		}
 	}
-	check() // before the file exists
+	check() // The first check runs before the file exists.
 	s := openTest(t, "link/keygate.db")
 	if s.Identity() != want {
 		t.Errorf("opened %s, want %s", s.Identity(), want)
@@ -181,7 +181,7 @@ func TestMigrations(t *testing.T) {
 	if err != nil || all == 0 {
 		t.Fatal(all, err)
 	}
-	// If one migration fails, none of the earlier ones is applied either.
+	// If one migration fails, the database has none of the earlier migrations either.
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	db, err := sql.Open("sqlite", dsn(path, url.Values{"_txlock": {"immediate"}}))
 	if err != nil {
@@ -238,7 +238,7 @@ func TestTwoStoresOnOneFile(t *testing.T) {
 	if list, err := b.Changes(t.Context(), 0, 10); err != nil || len(list) != 3 {
 		t.Errorf("changes seen by the other: %v, %v", list, err)
 	}
-	// A write that makes no change does not wake the other store.
+	// A write of one store that makes no change does not wake the other store.
 	awaitQuiet(t, b)
 	if err := a.WriteFlush(t.Context(), "n", &gateway.Flush{Usage: []gateway.Usage{{Subject: "x", Calendar: 1, Start: time.Now(), Used: 1}}}); err != nil {
 		t.Fatal(err)
@@ -248,7 +248,7 @@ func TestTwoStoresOnOneFile(t *testing.T) {
 	if err := b.Wait(ctx); err == nil {
 		t.Error("written counts woke the other store")
 	}
-	// Closing one does not close the other.
+	// Closing one store does not close the other store of the same file.
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +277,7 @@ func TestAuditIsAppendOnly(t *testing.T) {
 		`DELETE FROM audit`, `DELETE FROM audit WHERE seq = 3`,
 		`UPDATE audit SET hash = x'00' WHERE seq = 2`, `UPDATE audit SET action = 'y'`, `UPDATE audit SET after = '{}'`,
 		`UPDATE audit SET at = at + 1`, `UPDATE audit SET seq = seq + 10`, `UPDATE audit SET personal_hash = NULL, personal = NULL, salt = NULL`,
-		`UPDATE audit SET personal = '{"actor":"someone else"}'`, `UPDATE audit SET personal = NULL`, // the salt must go with it
+		`UPDATE audit SET personal = '{"actor":"someone else"}'`, `UPDATE audit SET personal = NULL`, // An update that erases personal data must erase the salt too.
 		`INSERT INTO audit SELECT 2, 'z', keyspace, at, action, target, tenant, key_id, via, before, after, personal, salt, personal_hash, prev, hash FROM audit WHERE seq = 1`,
 		`INSERT OR REPLACE INTO audit SELECT 3, 'z', keyspace, at, action, target, tenant, key_id, via, before, after, personal, salt, personal_hash, prev, hash FROM audit WHERE seq = 1`,
 	} {
@@ -315,11 +315,11 @@ func TestLeasesEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	now = now.Add(sqlstore.LeaseTTL - time.Millisecond)
-	lease("c", 100, 0) // node a renewed its lease by its flush
+	lease("c", 100, 0) // Node a has renewed its lease with its flush, so node c gets nothing.
 	now = now.Add(2 * time.Millisecond)
-	lease("c", 100, 100) // the leases of a and b have ended
-	lease("a", 100, 0)   // node a does not know that its lease ended, and gets no more
-	// Both nodes report spends. The balance is charged until it is zero.
+	lease("c", 100, 100) // The leases of nodes a and b have ended, so node c gets the credits.
+	lease("a", 100, 0)   // Node a does not know that its lease has ended. It gets no more credits.
+	// Nodes a and c report spends of the same credits. The balance is charged until it is zero.
 	for _, node := range []string{"c", "a"} {
 		if err := s.WriteFlush(t.Context(), node, &gateway.Flush{Spends: []gateway.Spend{{Keyspace: ks, Tenant: "acme", KeyID: "k", Amount: 60}}}); err != nil {
 			t.Fatal(err)

@@ -16,11 +16,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Without statistics, SQLite uses any index whose first column is compared, even if that column is
-// the keyspace, which may be the same in all rows. Such a statement passes every test, but takes
-// seconds with a million keys. Therefore all tests of this package run through a driver that
-// explains each statement once. Statements that read a whole table or keyspace must be listed in
-// wholeReads.
+// Without statistics, SQLite uses any index whose first column is compared. That column may be the
+// keyspace, which is often the same in all rows. Such a statement passes every test, but takes seconds
+// with a million keys. Therefore all tests of this package run through a driver that explains the query
+// plan of each statement once. The list wholeReads must name the statements that read a whole table or
+// keyspace.
 
 const explainedDriver = "sqlite explained"
 
@@ -96,14 +96,14 @@ func (c *explainedConn) explain(query string) {
 	if known {
 		return
 	}
-	// The plan does not depend on the arguments.
+	// The query plan does not depend on the arguments of the statement.
 	var args []driver.NamedValue
 	for i := range slices.Compact(slices.Sorted(slices.Values(marks.FindAllString(query, -1)))) {
 		args = append(args, driver.NamedValue{Ordinal: i + 1})
 	}
 	rows, err := c.sqliteConn.QueryContext(context.Background(), "EXPLAIN QUERY PLAN "+query, args)
 	if err != nil {
-		return // The caller runs the statement itself and gets the error.
+		return // The driver ignores the error, because the caller runs the statement itself and gets the error.
 	}
 	defer rows.Close()
 	var plan []string
@@ -116,9 +116,9 @@ func (c *explainedConn) explain(query string) {
 }
 
 var (
-	// whole matches plan steps that read a whole table, or all its rows of one keyspace.
+	// whole matches steps of a query plan that read a whole table, or all rows of one keyspace.
 	whole = regexp.MustCompile(`^SCAN |\(keyspace=\?\)$`)
-	// small matches steps on tables whose size does not depend on the number of keys.
+	// small matches steps of a query plan on tables whose size does not depend on the number of keys.
 	small = regexp.MustCompile(`CONSTANT ROW|VALUES CLAUSE|^SCAN (portal_links|usage_writers|peppers|sqlite_schema|w|l|m|made)\b|` +
 		`^SEARCH (sessions|tokens|w) `)
 )
@@ -129,15 +129,14 @@ var wholeReads = []string{
 	"SELECT keyspace, slug, created_at, deleted_at, updated_at FROM tenants WHERE active = 0", "SELECT keyspace, id, revoked_at, deleted_at, updated_at FROM keys",
 	"SELECT s.keyspace, s.id, k.id, s.expires_at FROM secrets", "SELECT keyspace, id, revoked_at FROM tokens WHERE revoked_at",
 	"SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused ORDER BY num",
-	"SELECT digest FROM secrets WHERE keyspace", // fills the filter of all digests
-	"SELECT plan, count(*) FROM tenants",        // for the overview of the console
-	"INSERT INTO keys ",                         // SQLite runs this scan only while a foreign key is violated
+	"SELECT digest FROM secrets WHERE keyspace", // The query reads all digests to fill the filter of known digests.
+	"SELECT plan, count(*) FROM tenants",        // The query counts tenants by plan for the console's overview.
+	"INSERT INTO keys ",                         // SQLite runs this scan only while a foreign key is violated.
 }
 
-// unexpectedReads returns the statements that read a whole table or keyspace and are not listed in
-// wholeReads. Statements with a LIMIT are left out, since they read one page in the order of an
-// index. Ordered lists without a LIMIT are left out too: exports, backups and the verification of
-// the audit chain stream them.
+// unexpectedReads returns the statements that read a whole table or keyspace and are not in wholeReads.
+// It skips statements with a LIMIT, because they read one page in the order of an index. It also skips
+// ordered lists without a LIMIT: exports, backups and the verification of the audit chain stream them.
 func unexpectedReads() (out []string) {
 	explained.Lock()
 	defer explained.Unlock()

@@ -21,8 +21,7 @@ func openTest(t testing.TB, path string) *Store {
 	return s
 }
 
-// openPostgres creates a new PostgreSQL database and opens it. The store is closed when the test
-// ends.
+// openPostgres creates and opens a new PostgreSQL database. The store is closed when the test ends.
 func openPostgres(t testing.TB) *postgres.Store {
 	t.Helper()
 	s, err := postgres.New(postgres.Config{Address: testserver.PostgresURL(t), Logger: quiet})

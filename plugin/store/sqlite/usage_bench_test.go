@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// BenchmarkWriteUsage measures how one second's usage of a thousand keys is written.
+// BenchmarkWriteUsage measures the time to write one second's usage of a thousand keys.
 func BenchmarkWriteUsage(b *testing.B) {
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
 	hour := time.Now().UTC().Truncate(time.Hour)
