@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// One process serves all five products. Each behaves as it does alone, and accepts no keys of the
-// others.
+// TestAllFive runs all five products in one process. Each product must behave as it does alone, and
+// accept no keys of the other products.
 func TestAllFive(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t)
@@ -16,7 +16,7 @@ func TestAllFive(t *testing.T) {
 	for _, p := range products {
 		s := &site{gateway: g, product: p, mount: "/" + p.name}
 		sites[p.name] = s
-		// All products have a tenant with the same slug; these tenants have nothing in common.
+		// All products have a tenant with the same slug. The tenants have nothing else in common.
 		s.tenant(t, "acme", record{"name": p.name, "credits": 20})
 		keys[p.name] = s.key(t, "acme", nil)
 	}
@@ -75,7 +75,7 @@ func TestAllFive(t *testing.T) {
 		s := sites["convilyn"]
 		k := s.key(t, "acme", nil)
 		s.call(t, "POST", "/api/v1/workflows/x", k.full).passed()
-		if got := s.balance(t, "acme"); got != 14 { // The request before the subtests spent one credit.
+		if got := s.balance(t, "acme"); got != 14 { // The request that was sent before the subtests spent one credit.
 			t.Errorf("convilyn: the balance is %d, want 14", got)
 		}
 		if got := sites["converra"].balance(t, "acme"); got != 20 {
@@ -123,8 +123,8 @@ func TestAllFive(t *testing.T) {
 		if r := g.api(t, "GET", "/v1/audit/verify", nil).want(http.StatusOK).json(); r["intact"] != true {
 			t.Errorf("the chain is %v", r)
 		}
-		// The configuration has several keyspaces and none called default, so that a call must
-		// name one.
+		// The configuration has several keyspaces and none called default, so a call of the management API
+		// must name a keyspace.
 		g.api(t, "GET", "/v1/keys", nil).want(http.StatusNotFound).problem("not_found")
 		g.api(t, "GET", "/v1/keys?keyspace=nowhere", nil).want(http.StatusNotFound).problem("not_found")
 		g.keygate(t, "key", "list").exits(1)
@@ -133,7 +133,7 @@ func TestAllFive(t *testing.T) {
 	})
 }
 
-// Two keyspaces with the same prefix do not accept each other's keys.
+// TestKeyspacesWithTheSamePrefix checks that two keyspaces with the same prefix reject each other's keys.
 func TestKeyspacesWithTheSamePrefix(t *testing.T) {
 	t.Parallel()
 	const config = `{

@@ -18,8 +18,8 @@ func (g *gateway) restore(t testing.TB, file string, args ...string) *result {
 	return g.command(t, "", append([]string{"keygate", "restore", file, "--config", g.config, "--adapter", "caddyfile"}, args...)...)
 }
 
-// A backup that is made while keys are created contains every key that was acknowledged before.
-// Restore needs a stopped gateway, and keeps the database that it replaces.
+// TestBackupAndRestore makes a backup while keys are created. The backup must contain every key that was
+// acknowledged before. Restore needs a stopped gateway, and keeps the database that it replaces.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
 	g := start(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
@@ -50,7 +50,7 @@ func TestBackupAndRestore(t *testing.T) {
 	testkit.Eventually(t, "some keys", func() bool { return len(made()) > 20 })
 	before := made()
 	file := filepath.Join(g.dir, "backup.db")
-	r := g.keygate(t, "backup", "backup.db", "--json").json() // The file name is relative to the directory in which the command runs.
+	r := g.keygate(t, "backup", "backup.db", "--json").json() // The backup's file name is relative to the directory in which the command runs.
 	if r.text("file") != file {
 		t.Errorf("backed up to %v", r)
 	}
@@ -87,7 +87,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	g.stop()
 
-	// The second backup is restored over a database that is not readable.
+	// The second backup is restored over a database that can't be read.
 	if err := os.WriteFile(g.database, []byte("nothing that is a database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -99,8 +99,8 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
-// A backup with another pepper or with a changed audit log is rejected, and the store stays as it
-// is.
+// TestRestoreRejected checks that a backup with another pepper or with a changed audit log is rejected,
+// and that the store stays unchanged.
 func TestRestoreRejected(t *testing.T) {
 	t.Parallel()
 	g := start(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
@@ -124,7 +124,7 @@ func TestRestoreRejected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A person with access to the file can change the audit log in this way.
+	// A person with access to the database file can change the audit log by dropping the trigger.
 	if _, err := db.Exec(`DROP TRIGGER audit_update; UPDATE audit SET action = 'key.revoked' WHERE action = 'key.created'`); err != nil {
 		t.Fatal(err)
 	}
@@ -139,9 +139,9 @@ func TestRestoreRejected(t *testing.T) {
 	g.send(t, "GET", "/x", "", "X-API-Key", full).passed()
 }
 
-// Revocations since a backup stay in effect when the backup is restored over a readable store.
-// They also survive the restore of a backup that does not know the keys. With --as-it-was, they
-// are lost.
+// TestRestoreKeepsRevocations restores a backup over a readable store. Revocations made after the backup
+// must stay in effect. They must also survive the restore of a backup that lacks the keys. With
+// --as-it-was, the revocations are lost.
 func TestRestoreKeepsRevocations(t *testing.T) {
 	t.Parallel()
 	g := start(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
@@ -213,8 +213,8 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	}
 	g.stop()
 
-	// A wrong backup is restored first, and then the right one. The revocations of keys that the
-	// wrong one lacks survive.
+	// The test first restores a wrong backup, which lacks some keys, and then the right one. The revocations
+	// of the keys must survive both restores.
 	if r := g.restore(t, first, "--json").json(); r["kept"] != 0.0 || r["unread"] != false {
 		t.Errorf("restoring a backup that knows none of the keys: %v", r)
 	}
@@ -234,7 +234,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	change("POST", "/v1/keys/"+ids["revoked"]+"/revoke", nil)
 	g.stop()
 
-	// An unreadable or missing store has no revocations to keep. The command says so and names the
+	// An unreadable or missing store has no revocations to keep. The command must report that and name the
 	// remedy.
 	if err := os.WriteFile(g.database, []byte("nothing that is a database"), 0o600); err != nil {
 		t.Fatal(err)

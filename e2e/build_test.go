@@ -1,6 +1,6 @@
-// Package e2e tests the gateway from the outside, as operators, clients and upstreams use it. It
-// runs a real Caddy process on loopback ports with the shipped configurations, a real upstream,
-// the commands and the admin endpoint. It does not depend on the code inside.
+// Package e2e tests the gateway from the outside, as operators, clients and upstreams use it. It runs a
+// real Caddy process on loopback ports with the shipped configurations, a real upstream, the commands and
+// the admin endpoint. The tests do not import the gateway's own packages.
 //
 //	build_test.go      the binaries under test, built once
 //	gateway_test.go    one gateway's process: start, stop, kill, restart
@@ -11,8 +11,8 @@
 //	console_test.go    the console, which is used in a browser
 //
 // The package is a module of its own, so that libraries for its tests are not requirements of the
-// gateway's module. The go command does not know that these tests depend on the gateway's sources:
-// run them with -count=1.
+// gateway's module. The go command does not know that these tests depend on the gateway's sources. So
+// they must be run with -count=1, which disables the cache of test results.
 package e2e
 
 import (
@@ -29,10 +29,11 @@ import (
 	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
-// binaryEnv names a ready binary to test, instead of one built from this checkout.
+// binaryEnv names the environment variable with the path of a ready binary to test. Without the variable,
+// the tests build the binary from this checkout.
 const binaryEnv = "KEYGATE_TEST_BINARY"
 
-// buildDir holds what this run built; TestMain makes and removes it.
+// buildDir is the directory of the binaries that this run built. TestMain makes and removes it.
 var buildDir string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -48,7 +49,8 @@ func run(m *testing.M) int {
 	defer browser.Close()
 	flag.Parse()
 	if list := flag.Lookup("test.list"); list == nil || list.Value.String() == "" {
-		// Building here reports a build error once instead of in every test.
+		// TestMain builds the binary before the tests, so that a build error is reported once instead of in every
+		// test.
 		if _, err := caddyBinary(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			return 1
@@ -73,15 +75,15 @@ var racedBinary = sync.OnceValues(func() (string, error) {
 	return build("caddy-race", true)
 })
 
-// concurrent matches the tests whose gateways run under the race detector: the tests of concurrent
-// events in one gateway. Other tests run without it, since it makes a process several times slower.
-// The tests of plugin/cluster, plugin/gateway, plugin/ratelimit/redis and plugin/store/replica run
-// the code of clusters under it.
+// concurrent matches the tests whose gateways run under the race detector: the tests of concurrent events
+// in one gateway. The gateways of other tests run without the race detector, because it makes a process
+// several times slower. The tests of plugin/cluster, plugin/gateway, plugin/ratelimit/redis and
+// plugin/store/replica run the code of clusters under the race detector.
 var concurrent = regexp.MustCompile(`^Test(ClusterRevokes|ClusterKill|Reload|Kill|StopLosesNothing|Streams|Concurrency|UsageIsExact|WebhooksOutlive)`)
 
-// raced reports whether the gateways of a test run under the race detector. Its findings are in
-// the gateway's log, which fails the test. Soak tests measure times, so their gateways never run
-// under it.
+// raced reports whether the gateways of a test run under the race detector. The detector writes its
+// findings to the gateway's log, which fails the test. Soak tests measure times, so their gateways never
+// run under the race detector.
 func raced(t testing.TB) bool { return !soaking && concurrent.MatchString(t.Name()) }
 
 // gatewayBinary returns the binary of a test's gateways.

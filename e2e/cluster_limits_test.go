@@ -28,8 +28,8 @@ func limitsConfig(redis, mode string) string {
 		default_plan free`
 }
 
-// Three gateways together admit as many requests as one gateway would, and all report the same
-// state of the limits.
+// TestClusterLimits checks that three gateways together admit as many requests as one gateway would, and
+// that all report the same state of the limits.
 func TestClusterLimits(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"exact", "leased"} {
@@ -60,8 +60,8 @@ func TestClusterLimits(t *testing.T) {
 				}
 			})
 			all.Wait()
-			// In the mode leased, a gateway may hold a share of the limit that others could use.
-			// Unused shares return.
+			// In the mode leased, a gateway may hold a share of the limit that other gateways could use. Unused
+			// shares return to Redis after a while.
 			testkit.Eventually(t, "all of the limit is used", func() bool {
 				c.everywhere(func(s *site) {
 					if s.call(t, "GET", "/", k.full).status == http.StatusOK {
@@ -90,7 +90,8 @@ func TestClusterLimits(t *testing.T) {
 	}
 }
 
-// The concurrency slots of a killed gateway's requests become free after a while.
+// TestClusterSlotsOfKilledGateway kills a gateway with running requests, and checks that their
+// concurrency slots become free after a while.
 func TestClusterSlotsOfKilledGateway(t *testing.T) {
 	t.Parallel()
 	c := shared(t, 2, limitsConfig(testserver.RedisURL(t), "exact"))
@@ -113,8 +114,7 @@ func TestClusterSlotsOfKilledGateway(t *testing.T) {
 	for range 3 {
 		req, _ := b.request(t, "GET", "/long", "", b.credential(k.full)...)
 		all.Go(func() {
-			// The slots of the earlier requests become free shortly after these requests have
-			// ended.
+			// The slots of the earlier requests become free shortly after the requests have ended.
 			for status := http.StatusTooManyRequests; status == http.StatusTooManyRequests; {
 				resp, err := http.DefaultClient.Do(req)
 				if err != nil {

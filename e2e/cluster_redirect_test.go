@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// rotatedConfig reads the address of the database from a file. The environment of a running
-// process can't change, so a new password without a restart needs a file.
+// rotatedConfig is a configuration that reads the address of the database from a file. The environment
+// of a running process can't change, so a new password without a restart needs a file.
 const rotatedConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -32,8 +32,9 @@ const rotatedConfig = `{
 }
 `
 
-// rotated is two gateways that read the database's address from a file. One has a replica, which
-// no second engine could open. The other has none and looks keys up in the database.
+// rotated is two gateways that read the database's address from a file. One gateway has a replica. A
+// second engine could not open the replica's file. The other gateway has no replica and looks up keys in
+// the database.
 type rotated struct {
 	*cluster
 	file string
@@ -51,7 +52,7 @@ func startRotated(t *testing.T, address string) *rotated {
 	return r
 }
 
-// write writes an address into the file, with a line break as editors and orchestrators do.
+// write writes an address and a line break into the file, as editors and orchestrators do.
 func (r *rotated) write(t *testing.T, address string) {
 	t.Helper()
 	if err := os.WriteFile(r.file, []byte(address+"\n"), 0o600); err != nil {
@@ -59,8 +60,8 @@ func (r *rotated) write(t *testing.T, address string) {
 	}
 }
 
-// rejectsReload checks that each gateway rejects a reload with the address, and that the answer
-// names the reasons.
+// rejectsReload checks that each gateway rejects a reload with the address, and that the answer names the
+// reasons.
 func (r *rotated) rejectsReload(t *testing.T, address string, reasons ...string) {
 	t.Helper()
 	r.write(t, address)
@@ -77,15 +78,15 @@ func (r *rotated) rejectsReload(t *testing.T, address string, reasons ...string)
 	})
 }
 
-// reloads checks that each gateway accepts a reload with the address.
+// reloads checks that each gateway accepts a reload with the given address of the database.
 func (r *rotated) reloads(t *testing.T, address string) {
 	t.Helper()
 	r.write(t, address)
 	r.everywhere(func(s *site) { s.reload(t, rotatedConfig) })
 }
 
-// The password of the database changes under load, then the user, then the host, and no request
-// fails.
+// TestClusterRotatesPassword changes the password, then the user, and then the host of the database under
+// load, and checks that no request fails.
 func TestClusterRotatesPassword(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
@@ -96,8 +97,8 @@ func TestClusterRotatesPassword(t *testing.T) {
 	a.tenant(t, "acme", nil)
 	steady := a.key(t, "acme", nil)
 	r.known(t, steady)
-	// A gateway without a replica has to look these keys up in the database. Each step uses some
-	// of them.
+	// A gateway without a replica must look up new keys in the database. Each step of the test uses some of
+	// the keys.
 	fresh := make(chan key, 24)
 	for range cap(fresh) {
 		fresh <- a.key(t, "acme", nil)
@@ -106,7 +107,7 @@ func TestClusterRotatesPassword(t *testing.T) {
 		a.traffic(2, 20*time.Millisecond, &caller{name: "without a replica", key: steady.full, want: http.StatusOK}),
 		b.traffic(2, 20*time.Millisecond, &caller{name: "with a replica", key: steady.full, want: http.StatusOK}),
 	}
-	// works checks look-ups, changes, and that both gateways receive changes.
+	// works checks that look-ups and changes succeed, and that both gateways receive changes.
 	works := func(step string) {
 		t.Helper()
 		done := make(chan *answer)

@@ -39,8 +39,8 @@ const replicaConfig = `{
 }
 `
 
-// startReplicas starts n gateways with replicas. Each has its own proxy to Redis, which tests can
-// cut off.
+// startReplicas starts n gateways with replicas. Each gateway has its own proxy to Redis, whose
+// connections a test can cut.
 func startReplicas(t testing.TB, n int, database string) *cluster {
 	t.Helper()
 	c := prepareReplicas(t, n, database, replicaConfig)
@@ -65,7 +65,7 @@ func prepareReplicas(t testing.TB, n int, database, configuration string) *clust
 	return c
 }
 
-// startReplicas starts the gateways and waits until each uses its replica.
+// startReplicas starts the gateways and waits until each gateway uses its replica.
 func (c *cluster) startReplicas(t testing.TB) {
 	t.Helper()
 	c.start()
@@ -74,7 +74,7 @@ func (c *cluster) startReplicas(t testing.TB) {
 	})
 }
 
-// store returns the status of the gateway's store, and replica the status of its replica.
+// store returns the status of the gateway's store, which includes the status of its replica.
 func (s *site) store(t testing.TB) record {
 	t.Helper()
 	return s.read(t, "/v1/status").object("store")
@@ -82,7 +82,7 @@ func (s *site) store(t testing.TB) record {
 
 func (s *site) replica(t testing.TB) record { t.Helper(); return s.store(t).object("replica") }
 
-// ready reports whether the gateway says that it can check keys.
+// ready reports whether the gateway's readiness check succeeds: the gateway can check keys.
 func (s *site) ready() bool {
 	resp, err := s.client.Get(s.site + "/readyz")
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *site) restartWithoutDatabase(t testing.TB) {
 	testkit.Eventually(t, "the management API answers", func() bool { return s.manage(t, "GET", "/v1/status", nil).status == http.StatusOK })
 }
 
-// eventuallyRejects waits until every gateway rejects the key for the reason.
+// eventuallyRejects waits until every gateway rejects the key with the given reason.
 func (c *cluster) eventuallyRejects(t testing.TB, k key, reason string) {
 	t.Helper()
 	c.everywhere(func(s *site) {
@@ -118,8 +118,8 @@ func (c *cluster) passes(t testing.TB, k key) {
 	c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
 }
 
-// revokeWithoutDatabase revokes or disables a key while the database is unreachable. The receipt
-// must say that the change is not durable yet.
+// revokeWithoutDatabase revokes or disables a key while the database is unreachable. The receipt must
+// state that the change is not durable yet.
 func (s *site) revokeWithoutDatabase(t testing.TB, k key, verb string) {
 	t.Helper()
 	receipt := s.manage(t, "POST", "/v1/keys/"+k.id+"/"+verb, nil).want(http.StatusAccepted).json()
@@ -153,7 +153,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				load[i] = s.traffic(1, 20*time.Millisecond, &caller{name: "n" + strconv.Itoa(i), key: steady.full, want: http.StatusOK})
 			}
 
-			// The reload replaces the connection to Redis with which the store was opened.
+			// The reload replaces the connection to Redis that the store has used since the start.
 			b.reload(t, strings.ReplaceAll(replicaConfig, "{env.REDIS_URL}", "{env.REDIS_URL}?client_name=another"))
 			down.stop(pg)
 			a.revokeWithoutDatabase(t, revoked, "revoke")
@@ -176,7 +176,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			load[2] = d.traffic(1, 20*time.Millisecond, &caller{name: "n2, restarted", key: steady.full, want: http.StatusOK})
 			d.call(t, "GET", "/", revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 			c.passes(t, unused)
-			// A gateway that was cut off from Redis receives the revocation after its connection
+			// The connection of a gateway to Redis is cut. The gateway receives the revocation after the connection
 			// is back.
 			c.proxies[1].Refuse()
 			d.revokeWithoutDatabase(t, disabled, "disable")
@@ -216,7 +216,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				}
 			}
 
-			// The log reports the unreachable database a few times, and not for every attempt.
+			// The log reports the unreachable database only a few times, not for every attempt to reach it.
 			c.everywhere(func(s *site) {
 				log := s.log()
 				for _, said := range []string{"the store does not answer", "the database does not answer", "cannot be opened; trying again"} {
@@ -226,8 +226,8 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				}
 			})
 
-			// After the outage, keys can be enabled again, and receipts name the gateways that
-			// have confirmed.
+			// After the outage of the database, keys can be enabled again, and receipts name the gateways that have
+			// confirmed the change.
 			testkit.Eventually(t, "every gateway confirms", func() bool {
 				r := b.manage(t, "POST", "/v1/keys/"+disabled.id+"/enable", record{"wait": "1m"})
 				return r.status == http.StatusOK && len(r.json().list("confirmed")) == 3
@@ -244,7 +244,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 	}
 }
 
-// inDatabase checks that the database itself contains the revocations.
+// inDatabase checks that the database itself contains the revocations. It does not ask a gateway.
 func inDatabase(t *testing.T, pg *testserver.Postgres, revoked, disabled, deleted string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -262,7 +262,7 @@ func inDatabase(t *testing.T, pg *testserver.Postgres, revoked, disabled, delete
 	}
 }
 
-// object returns a field that is an object, or an empty record.
+// object returns a field that is a JSON object, or an empty record if the field is missing.
 func (r record) object(name string) record {
 	o, _ := r[name].(map[string]any)
 	return o

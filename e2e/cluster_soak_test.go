@@ -14,10 +14,10 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// TestClusterSpeed measures how long a revocation takes to reach the last of three gateways under
-// load. In the first half, the call waits for all confirmations, and afterwards no gateway may let
-// the key pass. In the second half it does not wait. In every tenth revocation, one gateway's
-// database connections have just been cut.
+// TestClusterSpeed measures how long a revocation takes to reach the last of three gateways under load.
+// In the first half of the test, the call waits for all confirmations, and afterwards no gateway may let
+// the key pass. In the second half the call does not wait. At every tenth revocation, the test has just
+// cut one gateway's database connections.
 func TestClusterSpeed(t *testing.T) {
 	const each = 60
 	c := shared(t, 3, "plan free")
@@ -108,7 +108,7 @@ func TestClusterSpeed(t *testing.T) {
 // a known key may fail.
 func TestClusterOutages(t *testing.T) {
 	const (
-		rate = 150 // The rate is the number of requests a second to each gateway.
+		rate = 150 // rate is the number of requests a second to each gateway.
 		each = 5 * time.Second
 	)
 	pg, redis := testserver.NewPostgres(t), testserver.NewRedis(t)

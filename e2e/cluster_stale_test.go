@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// staleConfig is the configuration of a gateway with two keyspaces. They differ in how long keys
-// are accepted while the database is unreachable.
+// staleConfig is the configuration of a gateway with two keyspaces. The keyspaces differ in how long the
+// gateway accepts their keys while the database is unreachable.
 const staleConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -48,8 +48,9 @@ const staleConfig = `{
 }
 `
 
-// A gateway that is cut off for longer than one keyspace's max_staleness rejects the keys of that
-// keyspace, and still accepts the keys of the other.
+// TestClusterStale cuts a gateway's connection to the database for longer than one keyspace's
+// max_staleness. The gateway must reject the keys of that keyspace, and still accept the keys of the
+// other keyspace.
 func TestClusterStale(t *testing.T) {
 	t.Parallel()
 	database := testserver.PostgresURL(t)
@@ -86,8 +87,8 @@ func TestClusterStale(t *testing.T) {
 	for _, l := range live {
 		l.continues()
 	}
-	// The receipt says when the cut off gateway stops to use its copy, which depends on the key's
-	// keyspace.
+	// The receipt states when the gateway without a database stops using its copy. That time depends on the
+	// key's keyspace.
 	stops := func(receipt record) time.Duration {
 		t.Helper()
 		if names := pendingNodes(t, receipt); !slices.Equal(names, []string{"n0"}) {
@@ -138,8 +139,8 @@ func TestClusterStale(t *testing.T) {
 		return len(receipt.list("pending")) == 0
 	})
 
-	// A restart with a longer max_staleness does not extend the limit that the gateway had
-	// announced.
+	// A restart with a longer max_staleness does not extend the time that the gateway had announced to the
+	// other gateways.
 	if err := os.WriteFile(config, []byte(strings.Replace(staleConfig, "max_staleness 10s", "max_staleness 1h", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// clusterConfig returns the configuration of a gateway that shares its database. options go into
-// the keygate block.
+// clusterConfig returns the configuration of a gateway that shares its database. The text options is
+// inserted into the keygate block.
 func clusterConfig(options string) string {
 	return `{
 	admin {$KEYGATE_ADMIN}
@@ -42,7 +42,8 @@ type cluster struct {
 	proxies []*testserver.Proxy
 }
 
-// startCluster starts n gateways. url returns the URL of the database at an address of the server.
+// startCluster starts n gateways. The function url returns the URL of the database at a given address of
+// the server.
 func startCluster(t testing.TB, n int, server string, url func(addr string) string, options string) *cluster {
 	t.Helper()
 	c := new(cluster)
@@ -56,7 +57,7 @@ func startCluster(t testing.TB, n int, server string, url func(addr string) stri
 	return c
 }
 
-// add prepares the next gateway, which start starts, with a path for a replica.
+// add prepares another gateway with a path for a replica, but does not start it.
 func (c *cluster) add(t testing.TB, config string, env ...string) {
 	t.Helper()
 	g := prepare(t, config, newUpstream(t), append(env, "NODE=n"+strconv.Itoa(len(c.nodes)))...)
@@ -64,7 +65,7 @@ func (c *cluster) add(t testing.TB, config string, env ...string) {
 	c.nodes = append(c.nodes, &site{gateway: g, product: plain})
 }
 
-// start starts all gateways at once. The first one creates the tables.
+// start starts all gateways at once. The gateway that reaches the database first creates the tables.
 func (c *cluster) start() {
 	var all sync.WaitGroup
 	for _, node := range c.nodes {
@@ -73,7 +74,7 @@ func (c *cluster) start() {
 	all.Wait()
 }
 
-// shared starts n gateways on a new database of the server that all tests share.
+// shared starts n gateways on a new database of the PostgreSQL server that all tests share.
 func shared(t testing.TB, n int, options string) *cluster {
 	t.Helper()
 	url := testserver.PostgresURL(t)
@@ -98,7 +99,7 @@ func (c *cluster) known(t testing.TB, k key) (requests int64) {
 	return requests
 }
 
-// pendingNodes returns the nodes that have not confirmed the change, by the receipt.
+// pendingNodes returns the nodes that have not confirmed a change according to its receipt.
 func pendingNodes(t testing.TB, receipt record) (names []string) {
 	t.Helper()
 	for _, p := range receipt.records("pending") {
@@ -116,7 +117,7 @@ func TestClusterRevokes(t *testing.T) {
 	a, b, d := c.nodes[0], c.nodes[1], c.nodes[2]
 	a.tenant(t, "acme", nil)
 
-	// Another key is used on every gateway all the time, and must never be rejected.
+	// The test uses another key on every gateway all the time. No gateway may ever reject that key.
 	steady := a.key(t, "acme", nil)
 	c.known(t, steady)
 	stop := make(chan struct{})
@@ -143,7 +144,7 @@ func TestClusterRevokes(t *testing.T) {
 		k := c.nodes[i%3].key(t, "acme", nil)
 		c.known(t, k)
 		if i >= 3 {
-			// The revocation must arrive although a connection has just been lost.
+			// The revocation must reach the gateways although the test has just cut a connection.
 			c.proxies[i%3].Cut()
 		}
 		receipt := c.nodes[(i+1)%3].post(t, k, "revoke", record{"wait": "1m"})
@@ -153,7 +154,7 @@ func TestClusterRevokes(t *testing.T) {
 		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).rejected(http.StatusUnauthorized).problem("revoked_key") })
 	}
 
-	// The receipt names a gateway that can't be reached. That gateway follows once it is
+	// The receipt names a gateway that can't be reached. That gateway applies the revocation once it is
 	// reachable.
 	k := a.key(t, "acme", nil)
 	c.known(t, k)
@@ -176,7 +177,7 @@ func TestClusterRevokes(t *testing.T) {
 		t.Error("no request was served meanwhile")
 	}
 
-	// Running gateways follow a revocation that `key revoke --offline` wrote to the database.
+	// Running gateways apply a revocation that the command `key revoke --offline` wrote to the database.
 	k = a.key(t, "acme", nil)
 	c.known(t, k)
 	a.offline(t, "", "key", "revoke", k.id).exits(0)
@@ -184,8 +185,8 @@ func TestClusterRevokes(t *testing.T) {
 		testkit.Eventually(t, "a key that was revoked offline is rejected", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
 	})
 
-	// Receipts do not wait for a gateway that was stopped. They name a gateway that was killed
-	// until it is forgotten.
+	// Receipts do not wait for a gateway that was stopped cleanly. Receipts name a gateway that was killed
+	// until an operator removes it with `status --forget`.
 	b.stop()
 	k = a.key(t, "acme", nil)
 	if receipt := a.post(t, k, "disable", record{"wait": "1m"}); len(receipt.list("confirmed")) != 2 || len(pendingNodes(t, receipt)) != 0 {
@@ -212,8 +213,8 @@ func TestClusterRevokes(t *testing.T) {
 	}
 }
 
-// The usage that several gateways count adds up to the requests that were sent. A balance that all
-// of them spend is spent only once.
+// TestClusterCounts checks that the usage that several gateways count adds up to the requests that were
+// sent. All gateways spend one balance of credits, and each credit must be spent only once.
 func TestClusterCounts(t *testing.T) {
 	t.Parallel()
 	const credits = 40
@@ -248,15 +249,15 @@ func TestClusterCounts(t *testing.T) {
 	var allowed atomic.Int64
 	c.everywhere(func(s *site) {
 		all.Go(func() {
-			// A gateway may find the balance empty while another holds leased credits, which it
-			// has to return.
+			// A gateway may find the balance empty while another gateway holds leased credits. The other gateway must
+			// then return its credits.
 			for deadline := time.Now().Add(patience); allowed.Load() < credits && time.Now().Before(deadline); {
 				switch got := s.call(t, "GET", "/", spender.full); got.status {
 				case http.StatusOK:
 					allowed.Add(1)
 				case http.StatusPaymentRequired:
 					time.Sleep(10 * time.Millisecond)
-				case http.StatusUnauthorized: // The key was created a moment ago on another gateway.
+				case http.StatusUnauthorized: // A gateway may still reject the key as unknown, because another gateway created the key a moment ago.
 				default:
 					t.Errorf("%d %s", got.status, got.body)
 					return
@@ -271,8 +272,8 @@ func TestClusterCounts(t *testing.T) {
 	}
 	testkit.Eventually(t, "the balance is 0", func() bool { return c.nodes[2].balance(t, "rich") == 0 })
 
-	// Near zero, no gateway holds unused leased credits: each gateway finds the rest of the
-	// balance.
+	// If the balance is near zero, no gateway may hold unused leased credits. Each gateway must be able to
+	// spend the rest of the balance.
 	a.tenant(t, "poor", record{"plan": "paid"})
 	last := a.key(t, "poor", nil)
 	c.everywhere(func(s *site) {
@@ -332,8 +333,8 @@ func TestClusterWithoutPostgres(t *testing.T) {
 		})
 		c.known(t, a.made(t, made.json()))
 	}
-	// A gateway that starts while the database is unreachable answers 503, and checks keys once
-	// the database is back.
+	// A gateway that starts while the database is unreachable answers 503. It checks keys once the database
+	// is back.
 	b.stop()
 	pg.Kill()
 	b.launch()

@@ -20,7 +20,7 @@ type result struct {
 	code     int
 }
 
-// command runs the gateway's binary with the gateway's environment, in its directory.
+// command runs the gateway's binary in the gateway's directory, with the gateway's environment.
 func (g *gateway) command(t testing.TB, stdin string, args ...string) *result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
@@ -70,8 +70,8 @@ func (r *result) json() record {
 	return m
 }
 
-// api calls the management API on the admin endpoint. path begins with /v1/. body is encoded as
-// JSON; a string is sent as it is, and nil sends no body.
+// api calls the management API on Caddy's admin endpoint. path begins with /v1/. body is encoded as JSON.
+// If body is a string, it is sent unchanged. If body is nil, no body is sent.
 func (g *gateway) api(t testing.TB, method, path string, body any, header ...string) *answer {
 	t.Helper()
 	var sent []byte

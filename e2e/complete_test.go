@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Shell completion completes the words of the commands, and asks the gateway for slugs, ids,
-// scopes and environments.
+// TestCompletion checks that shell completion completes the words of the commands, and asks the gateway
+// for slugs, ids, scopes and environments.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}
@@ -24,13 +24,13 @@ func TestCompletion(t *testing.T) {
 		{"key create --scope", "admin read write"}, {"status --keyspace", "default"}, {"key create --env", "live"},
 	} {
 		args := append(append([]string{"__completeNoDesc", "keygate"}, strings.Fields(tt.args)...), "")
-		// The flag must precede the word that is completed.
+		// The flag --address must precede the word that is completed.
 		args = slices.Insert(args, 3, "--address", s.adminAddr)
 		if fields := strings.Fields(tt.args); len(fields) > 1 && !strings.HasPrefix(fields[1], "--") {
 			args = slices.Insert(slices.Delete(args, 3, 5), 4, "--address", s.adminAddr)
 		}
 		words := strings.Fields(s.command(t, "", args...).exits(0).out)
-		words = words[:len(words)-1] // The last line is cobra's directive.
+		words = words[:len(words)-1] // The last line of the output is a directive of the library cobra to the shell, not a word.
 		slices.Sort(words)
 		if got := strings.Join(words, " "); got != tt.want {
 			t.Errorf("%s is completed by %q, want %q", tt.args, got, tt.want)

@@ -13,8 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// In a real browser, a page of another site can neither read the console of a signed-in person nor
-// change anything.
+// TestConsoleAgainstOtherSites opens a page of another site in a real browser. The page must neither read
+// the console of a signed-in person nor change anything.
 func TestConsoleAgainstOtherSites(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -24,8 +24,8 @@ func TestConsoleAgainstOtherSites(t *testing.T) {
 	tab.Go("/keys/" + k.id + "/revoke")
 	form := tab.Attribute(`form[action$="/revoke"] input[name=csrf]`, "value")
 
-	// The other site even knows the form's token. On another host it gets no cookie; on another
-	// port of the same host, the browser sends the cookie.
+	// The attacking site even knows the form's token. If the site is on another host, the browser sends no
+	// cookie. If the site is on another port of the same host, the browser sends the cookie.
 	for _, host := range []string{"localhost", "127.0.0.1"} {
 		script := fmt.Sprintf(`
 			const there = %q;
@@ -78,8 +78,8 @@ func (d *consoleSite) keyStatus(t testing.TB, id string) string {
 	return d.manage(t, "GET", "/v1/keys/"+id, nil).want(http.StatusOK).json().text("status")
 }
 
-// Requests that no browser sends cause no session fixation, no foreign redirects and no changes,
-// and put no keys into the log.
+// TestConsoleRawRequests sends requests that no browser sends. They must cause no session fixation, no
+// redirects to other sites and no changes, and must put no keys into the log.
 func TestConsoleRawRequests(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -110,8 +110,8 @@ func TestConsoleRawRequests(t *testing.T) {
 			t.Error("the console accepted a planted session")
 		}
 		d.fetch(t, "GET", "/keys", "", "Cookie", planted).want(http.StatusSeeOther)
-		// Two cookies with that name count as none, since another host of the domain may have set
-		// one of them.
+		// Two cookies with the session's name count as none, because another host of the domain may have set one
+		// of them.
 		d.fetch(t, "GET", "/keys", "", "Cookie", planted+"; "+cookie).want(http.StatusSeeOther)
 	})
 	t.Run("headers", func(t *testing.T) {
@@ -173,8 +173,7 @@ func TestConsoleRawRequests(t *testing.T) {
 		}
 	})
 	t.Run("log", func(t *testing.T) {
-		// A key in a wrong place of a request must not be in the log, which is searched when the
-		// test ends.
+		// A key in a wrong place of a request must not appear in the log. The test searches the log at its end.
 		q := url.QueryEscape(k.full)
 		d.fetch(t, "GET", "/keys?q="+q, "", "Cookie", cookie)
 		d.fetch(t, "GET", "/explain?path="+q, "", "Cookie", cookie)
@@ -206,15 +205,15 @@ func TestConsoleRawRequests(t *testing.T) {
 		if limited == 0 {
 			t.Error("the number of guesses is not limited")
 		}
-		// A valid link works even after too many guesses from the same address.
+		// A valid portal link works even after too many guesses from the same address.
 		_, secret, _ := strings.Cut(d.link(t, "acme", nil), "#")
 		d.keep(secret)
 		cookieOf(d.fetch(t, "POST", "/portal", url.Values{"code": {secret}}.Encode(), "Origin", d.url).want(http.StatusSeeOther))
 	})
 }
 
-// Over HTTPS, the cookie belongs to this host alone, in the browser too. Over HTTP, people can
-// sign in only on this machine.
+// TestConsoleHTTPS checks the session cookie in a browser. Over HTTPS, the cookie belongs only to the
+// console's host. Over HTTP, people can sign in only from the gateway's own machine.
 func TestConsoleHTTPS(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
@@ -222,7 +221,7 @@ func TestConsoleHTTPS(t *testing.T) {
 	config = strings.Replace(config, "admin {$KEYGATE_ADMIN}", "admin {$KEYGATE_ADMIN}\n\tskip_install_trust\n\tauto_https disable_redirects", 1)
 	d := startConsoleOn(t, config)
 	d.tenant(t, "acme", record{"plan": "pro"})
-	d.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // The certificate comes from the gateway's own authority, which no system trusts.
+	d.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // The client skips the verification, because no system trusts the gateway's own certificate authority.
 	plain := d.url
 	for _, host := range []string{"keys.example.com", "192.0.2.1", "127.0.0.1.evil.example"} {
 		if a := d.fetch(t, "POST", "/sign-in", url.Values{"token": {d.token}}.Encode(), "Host", host); a.header.Get("Set-Cookie") != "" {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// consolePathConfig has a console under a path of the API's site.
+// consolePathConfig is a configuration with a console under a path of the API's site.
 const consolePathConfig = `{
 	admin {$KEYGATE_ADMIN}
 	servers {
@@ -53,7 +53,7 @@ const consolePathConfig = `{
 type visitor struct {
 	*gateway
 	t *testing.T
-	// at is the URL of the console's site; "" for the site of the API.
+	// at is the URL of the console's site. If at is "", the visitor uses the site of the API.
 	at     string
 	cookie string
 	header []string
@@ -124,8 +124,8 @@ func (v *visitor) fill(path string, fields ...string) *answer {
 	return v.post(path, form)
 }
 
-// A tenant's person signs in with a portal link, creates a key, uses it and revokes it, with the
-// real binary. The log must contain no secret, which is checked when the test ends.
+// TestConsoleOverHTTP runs the real binary. A tenant's person signs in with a portal link, creates a key,
+// uses it and revokes it. The log must contain no secret, which is checked when the test ends.
 func TestConsoleOverHTTP(t *testing.T) {
 	up := newUpstream(t)
 	g := start(t, written(t, consolePathConfig), up)
@@ -173,7 +173,7 @@ func TestConsoleOverHTTP(t *testing.T) {
 		v.get(path).want(http.StatusNotFound)
 	}
 	g.restart()
-	// The session survives a restart, and its change applies from the next request on.
+	// The session survives a restart, and a revocation in the session applies from the next request on.
 	if a := v.fill("/console/keys/" + id + "/revoke"); a.want(http.StatusSeeOther).header.Get("Location") != "/console/keys/"+id+"?done=revoked" {
 		t.Errorf("revoking leads to %v", a.header)
 	}
@@ -189,8 +189,8 @@ func TestConsoleOverHTTP(t *testing.T) {
 	g.send(t, "GET", "/", "").rejected(http.StatusUnauthorized)
 }
 
-// Operators sign in with a token. Behind a trusted proxy that serves HTTPS, the cookie belongs to
-// this host alone.
+// TestConsoleOperatorOverHTTP checks that operators sign in with a token. Behind a trusted proxy that
+// serves HTTPS, the session cookie must belong only to the console's host.
 func TestConsoleOperatorOverHTTP(t *testing.T) {
 	g := start(t, written(t, consolePathConfig), newUpstream(t))
 	token := g.api(t, "POST", "/v1/tokens", record{"name": "ops", "scopes": []string{"*"}}).want(http.StatusCreated).json()["token"].(string)
@@ -211,7 +211,7 @@ func TestConsoleOperatorOverHTTP(t *testing.T) {
 	}
 	behind.get("/console/keys").want(http.StatusOK)
 
-	// Under handle_path, a person is signed in by the identity header of a trusted proxy.
+	// In a handle_path block, the console signs a person in by the identity header of a trusted proxy.
 	inner := &visitor{gateway: g, t: t, header: []string{"Remote-User", "Grace"}}
 	a := inner.get("/inner/keys").want(http.StatusOK)
 	if !strings.Contains(a.body, "Grace") || !strings.Contains(a.body, `href="/inner/keys"`) || !strings.Contains(a.body, `src="/inner/assets/`) {

@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
-// An operator with a new gateway creates a tenant and a key, and then uses, edits, rotates,
-// disables, revokes and deletes the key in the console.
+// TestConsoleKey is an operator with a new gateway. The operator creates a tenant and a key. Then the
+// operator uses, edits, rotates, disables, revokes and deletes the key in the console.
 func TestConsoleKey(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -31,8 +31,8 @@ func TestConsoleKey(t *testing.T) {
 	tab.Has("Acme Rockets", "The tenant is created.")
 	tab.Follow("link=Create the first key")
 
-	// The page shows which scopes the plan allows. Each fault is next to its field, and typed
-	// values are kept.
+	// The page shows which scopes the plan allows. The page shows each input error next to its field, and
+	// keeps typed values.
 	tab.Has("The plan pro allows deployment, free")
 	if tab.Enabled("label=admin") || !tab.Enabled("label=deployment") {
 		t.Error("the choice of scopes is not the plan's")
@@ -62,7 +62,7 @@ func TestConsoleKey(t *testing.T) {
 	tab.Fill("label=Rate", "200/m")
 	tab.Follow("button=Create")
 
-	// The page shows the key and a command to try it.
+	// The page shows the new key and a command to try the key.
 	full := d.shownKey(t, tab)
 	if !regexp.MustCompile(`^kg_live_[0-9A-Za-z]{32}$`).MatchString(full) {
 		t.Fatalf("what is shown is no key: %.16s…", full)
@@ -71,7 +71,7 @@ func TestConsoleKey(t *testing.T) {
 		t.Error("the command does not hold the key")
 	}
 	tab.Accessible()
-	// The page warns a person who leaves without having copied the key, and only such a person.
+	// The page warns a person who leaves without having copied the key. Nobody else gets a warning.
 	tab.Expect("beforeunload", false, func() { tab.Click("link=Tenants") })
 	tab.Expect("confirm", false, func() { tab.Click("link=I have copied it") })
 	tab.AllowClipboard()
@@ -81,7 +81,7 @@ func TestConsoleKey(t *testing.T) {
 		t.Errorf("the clipboard holds %d characters, not the key", len(got))
 	}
 	tab.Follow("link=I have copied it")
-	// From here on, every page is searched for the key, which must not appear again.
+	// From now on the test searches every page for the full key, which must not appear again.
 	tab.Forbid(full)
 	id := strings.TrimPrefix(tab.Path(), "/keys/")
 	if !strings.HasPrefix(id, "key_") {
@@ -93,7 +93,7 @@ func TestConsoleKey(t *testing.T) {
 	tab.Has("It was shown before")
 	tab.Go("/keys/" + id)
 
-	// The key works, and its open page shows new requests without a reload.
+	// The new key works, and its open page shows new requests without a reload of the page.
 	d.call(t, "GET", "/v1/items", full).passed()
 	d.call(t, "POST", "/v1/deploy", full).passed()
 	d.call(t, "DELETE", "/v1/items", "kg_live_"+strings.Repeat("0", 32)).rejected(http.StatusUnauthorized)
@@ -107,7 +107,7 @@ func TestConsoleKey(t *testing.T) {
 	}
 	tab.Accessible()
 
-	// The request links to the page that explains why it was rejected.
+	// The entry of a rejected request links to a page that explains the rejection.
 	d.patch(t, "/v1/keys/"+id, record{"scopes": []string{"free"}})
 	d.call(t, "POST", "/v1/deploy", full).rejected(http.StatusForbidden)
 	tab.Follow("link=Scope missing")
@@ -124,7 +124,7 @@ func TestConsoleKey(t *testing.T) {
 	tab.Follow("button=Check the request")
 	tab.Has("It passes")
 
-	// An edit applies from the next request on.
+	// An edit of a key applies from the next request on.
 	tab.Go("/keys/" + id)
 	tab.Follow("link=Edit")
 	tab.Check("label=deployment", true)
@@ -133,8 +133,8 @@ func TestConsoleKey(t *testing.T) {
 	tab.Has("Saved.", "Robot")
 	d.call(t, "POST", "/v1/deploy", full).passed()
 
-	// After a rotation with a grace period, both secrets are valid, and the page shows which one
-	// is in use.
+	// After a rotation with a grace period, both secrets of the key are valid, and the page shows which
+	// secret is in use.
 	tab.Follow("link=Rotate")
 	tab.Accessible()
 	tab.Fill("label=The former secret stays valid for", "An hour")
@@ -150,13 +150,13 @@ func TestConsoleKey(t *testing.T) {
 	d.call(t, "GET", "/v1/items", second).passed()
 	tab.Go("/keys/" + id)
 	tab.Has("In grace", "Current", "Two secrets are valid")
-	// Without a grace period, the former secret becomes invalid at once.
+	// After a rotation without a grace period, the former secret is invalid at once.
 	tab.Go("/keys/" + id + "/rotate")
 	tab.Has("is still in its grace")
 	tab.Fill("label=The former secret stays valid for", "No time")
 	tab.Follow("button=Rotate")
 	third := d.shownKey(t, tab)
-	tab.Click("h1") // Browsers show the question only after the person has interacted with the page.
+	tab.Click("h1") // Browsers ask a person who leaves a page only after the person has interacted with the page.
 	tab.Expect("beforeunload", true, func() { tab.Reload(http.StatusConflict) })
 	tab.Has("It was shown before")
 	tab.Forbid(third)
@@ -165,7 +165,7 @@ func TestConsoleKey(t *testing.T) {
 	d.call(t, "GET", "/v1/items", second).rejected(http.StatusUnauthorized)
 	d.call(t, "GET", "/v1/items", third).passed()
 
-	// Each action first shows its effects, and cancelling has no effect.
+	// Each action on a key first shows its effects, and cancelling the action has no effect.
 	for _, act := range []struct {
 		link, says, button, done, status string
 		answer                           int
@@ -204,7 +204,8 @@ func TestConsoleKey(t *testing.T) {
 	}
 }
 
-// The list shows keys in pages, and finds a key by status, name, prefix, id or the full key.
+// TestConsoleKeyList checks that the list shows keys in pages, and finds a key by status, name, prefix, id
+// or the full key.
 func TestConsoleKeyList(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -269,7 +270,7 @@ func TestConsoleKeyList(t *testing.T) {
 	}
 }
 
-// A person can create and revoke a key with the keyboard alone.
+// TestConsoleKeyboard checks that a person can create and revoke a key with the keyboard alone.
 func TestConsoleKeyboard(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -279,7 +280,7 @@ func TestConsoleKeyboard(t *testing.T) {
 	to(t, tab, "Management token")
 	tab.Press(d.token)
 	tab.Submit(kb.Enter)
-	// The first element that the tab key reaches skips the navigation.
+	// The first element that the tab key reaches is a link that skips the navigation.
 	tab.Press(kb.Tab)
 	if got := tab.Focused(); got != "Skip to content" {
 		t.Errorf("the first stop is %q", got)
@@ -312,8 +313,8 @@ func TestConsoleKeyboard(t *testing.T) {
 	tab.Has("The key is revoked")
 }
 
-// to moves the focus to an element with the tab key. It fails if the element can't be reached, or
-// if its focus is not visible.
+// to moves the focus to an element with the tab key. The test fails if the tab key does not reach the
+// element, or if the focus is not visible.
 func to(t *testing.T, tab *browser.Tab, what string) {
 	t.Helper()
 	var passed []string
@@ -333,7 +334,8 @@ func to(t *testing.T, tab *browser.Tab, what string) {
 	t.Fatalf("%s is not reached by the tab key at %s; passed were %q", what, tab.Path(), passed)
 }
 
-// A browser without scripts can create, use and revoke a key.
+// TestConsoleWithoutScripts checks that a person whose browser runs no scripts can create, use and revoke
+// a key.
 func TestConsoleWithoutScripts(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)

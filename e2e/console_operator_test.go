@@ -9,14 +9,15 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// On a phone, operators manage tenants, credits, plans and tokens, and read the overview and the
-// audit log.
+// TestConsoleOperator checks on a phone's screen that operators can manage tenants, credits, plans and
+// tokens, and read the overview and the audit log.
 func TestConsoleOperator(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
 	tab := d.operator(t, browser.Phone)
 
-	// A tenant is created; each fault is next to its field, and typed values are kept.
+	// The operator creates a tenant. The page shows each input error next to its field, and keeps typed
+	// values.
 	tab.Go("/tenants")
 	tab.Has("No tenants yet")
 	tab.Follow("link=Create the first tenant")
@@ -43,7 +44,7 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Fill("label=Slug", "globex")
 	tab.Follow("button=Create the tenant")
 	tab.Has("Globex & Sons", "500")
-	// A slug that is taken is a fault of the field too.
+	// A slug that another tenant has is reported as an error of the field too.
 	tab.Go("/tenants/new")
 	tab.Fill("label=Slug", "GLOBEX")
 	tab.Follow("button=Create the tenant", http.StatusConflict)
@@ -51,7 +52,7 @@ func TestConsoleOperator(t *testing.T) {
 		t.Error("the field slug shows no error for a taken slug")
 	}
 
-	// Credits are added and spent with a ledger; the balance never becomes negative.
+	// The operator adds and spends credits. The ledger lists both, and the balance never becomes negative.
 	k := d.key(t, "globex", record{"name": "batch", "scopes": []string{"admin"}})
 	tab.Go("/tenants/globex")
 	tab.Follow("link=Ledger")
@@ -80,7 +81,7 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Follow("button=Activate the tenant")
 	d.call(t, "POST", "/v1/generate/text", k.full).passed()
 
-	// Another plan, or the tenant's own limits, apply at once.
+	// A change of the plan, or of the tenant's own limits, applies at once.
 	tab.Follow("link=Edit")
 	tab.Fill("label=Plan", "none")
 	tab.Follow("button=Save")
@@ -102,7 +103,7 @@ func TestConsoleOperator(t *testing.T) {
 		t.Error("a chart is empty")
 	}
 
-	// A management token is shown once, works, and is revoked.
+	// The console shows a new management token only once. The token works until the operator revokes it.
 	tab.Go("/tokens")
 	tab.Follow("link=Create a token")
 	tab.Fill("label=Name", "deploy bot")
@@ -124,7 +125,7 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Has("The token is revoked")
 	list().want(http.StatusUnauthorized)
 
-	// The audit log has all of these changes under the person's name, and its chain is intact.
+	// The audit log lists all changes of the test under the operator's name, and its chain is intact.
 	tab.Go("/audit?tenant=globex")
 	tab.Has("Ada Operator created the tenant", "Ada Operator suspended the tenant", "Ada Operator added credits")
 	tab.Go("/audit")
@@ -132,7 +133,7 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Follow("link=Check the chain")
 	tab.Has("The chain is intact.")
 
-	// A tenant with keys can be deleted only after a confirmation.
+	// The operator can delete a tenant that has keys only after a confirmation.
 	tab.Go("/tenants/globex/delete")
 	tab.Follow("button=Delete permanently", http.StatusConflict)
 	tab.Check("label=Also delete its keys", true)
@@ -142,7 +143,8 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Accessible()
 }
 
-// A webhook is created, receives deliveries, fails and is replayed. Its secrets are shown once.
+// TestConsoleWebhooks creates a webhook in the console. The webhook receives deliveries, one delivery
+// fails, and the operator replays it. The console shows the webhook's secrets only once.
 func TestConsoleWebhooks(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -154,7 +156,7 @@ func TestConsoleWebhooks(t *testing.T) {
 	tab.Follow("link=Create the first webhook")
 	tab.Fill("label=Address", "javascript:alert(1)")
 	tab.Fill("label=Events", "key.created\nnonsense.*")
-	// The browser accepts this text as a URL; the gateway does not.
+	// The browser accepts the typed text as a URL, but the gateway does not.
 	tab.Follow("button=Create the webhook", http.StatusUnprocessableEntity)
 	if tab.ErrorOf("url") == "" {
 		t.Error("the field url shows no error")

@@ -10,9 +10,10 @@ import (
 	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
-// Every page for operators and for a tenant's people works on a desktop and on a phone, in light
-// and dark colours. No page has a barrier that axe-core finds, an error in the browser's console,
-// or content wider than the screen. Text that other people typed can't run as a script.
+// TestConsolePages checks that every page for operators and for a tenant's people works on a desktop and
+// on a phone, in light and dark colours. No page may have a barrier that axe-core finds, an error in the
+// browser's console, or content wider than the screen. Text that other people typed must not run as a
+// script.
 func TestConsolePages(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -37,8 +38,8 @@ func TestConsolePages(t *testing.T) {
 		"/tokens/" + d.tokenID + "/revoke", "/sessions", "/audit/chain", "/keys?q=nothing"}
 	tenants := []string{"/usage", "/keys?status=expired"}
 
-	// look opens a page and checks it in one view; the next page is checked in the next view. A soak test checks
-	// each page in every view.
+	// look opens a page and checks it in one view. It checks the next page in the next view. A soak test checks each page
+	// in every view.
 	views := []browser.View{browser.Desktop, browser.Phone.InDark(), browser.Desktop.InDark(), browser.Phone}
 	var looked atomic.Int32
 	look := func(tab *browser.Tab, path string, statuses ...int) {

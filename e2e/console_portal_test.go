@@ -12,12 +12,12 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// operatorPages are the pages that do not exist for a tenant's people.
+// operatorPages are the pages that a tenant's people can't open: the console answers 404.
 var operatorPages = []string{"/overview", "/tenants", "/tenants/new", "/tenants/acme", "/tenants/globex", "/tenants/acme/edit", "/tenants/acme/credits",
 	"/tenants/acme/suspend", "/plans", "/tokens", "/tokens/new", "/sessions", "/audit/chain"}
 
-// A tenant's person who comes by a portal link manages the keys of that tenant, and sees nothing
-// of other tenants.
+// TestConsolePortal is a tenant's person who comes by a portal link. The person must be able to manage the
+// keys of the tenant, and must see nothing of other tenants.
 func TestConsolePortal(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -33,8 +33,8 @@ func TestConsolePortal(t *testing.T) {
 			link := d.link(t, "acme", record{"return_url": "http://localhost/settings"})
 			_, secret, _ := strings.Cut(link, "#")
 			d.keep(secret)
-			// A program that only fetches the link does not use it up, since the secret is in the
-			// fragment.
+			// A program that only fetches the portal link does not use it up, because the secret is in the URL's
+			// fragment, which is not sent.
 			if !strings.HasPrefix(link, d.url+"/portal#kgp_") {
 				t.Fatalf("the link is %.40s…", link)
 			}
@@ -44,7 +44,7 @@ func TestConsolePortal(t *testing.T) {
 			tab.Forbid(secret)
 			tab.Go("/")
 			tab.Has("API keys")
-			// The link can't be used a second time.
+			// The portal link can't be used a second time.
 			again := d.open(t, v)
 			again.Enter(link, ".alert")
 			again.Has("This link has been used or has expired")
@@ -111,7 +111,7 @@ func TestConsolePortal(t *testing.T) {
 					t.Errorf("%s answers %d with data of another tenant", path, a.status)
 				}
 			}
-			// The search and the explanation treat another tenant's key like an unknown key.
+			// The search and the explanation treat a key of another tenant as an unknown key.
 			tab.Go("/keys")
 			tab.Fill("#search", theirs.full)
 			tab.Follow("button=Search")
@@ -124,7 +124,7 @@ func TestConsolePortal(t *testing.T) {
 				t.Error("the explanation shows another tenant's key")
 			}
 
-			// The page links back to the product. After signing out, no page can be seen any more.
+			// The page links back to the product. After the person has signed out, no page is visible any more.
 			if got := tab.Attribute("link=Back to", "href"); got != "http://localhost/settings" {
 				t.Errorf("the way back leads to %q", got)
 			}
@@ -160,8 +160,8 @@ func TestConsolePortal(t *testing.T) {
 	})
 }
 
-// Sessions end when an operator ends them, when their token is revoked, and after 30 minutes
-// without use.
+// TestConsoleSessionsEnd checks that a session ends when an operator ends it, when its token is revoked,
+// and after 30 minutes without use.
 func TestConsoleSessionsEnd(t *testing.T) {
 	t.Parallel()
 	d := startConsole(t)
@@ -176,7 +176,7 @@ func TestConsoleSessionsEnd(t *testing.T) {
 		}
 	}
 
-	// A portal link asks before it ends another session, with and without scripts.
+	// Before a portal link ends another session, the page asks the person, with and without scripts.
 	for _, v := range []browser.View{browser.Desktop, browser.Desktop.WithoutScript()} {
 		tab, link := d.operator(t, v), d.link(t, "acme", record{"actor": "Mallory"})
 		_, secret, _ := strings.Cut(link, "#")
@@ -211,7 +211,8 @@ func TestConsoleSessionsEnd(t *testing.T) {
 	operator.Has("The session has ended.")
 	signedOut(tess)
 
-	// An open page whose session has ended redirects to the sign-in page at its next poll.
+	// An open page polls the gateway. If its session has ended, the page goes to the sign-in page at the next
+	// poll.
 	k := d.key(t, "acme", nil)
 	token, tokenID := d.grant(t, "keys:read", "usage:read", "tenants:read")
 	reader := d.open(t, browser.Desktop)

@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// startWithConsole starts a product with its shipped configuration and a console on another site,
-// and signs in there with a portal link of the tenant.
+// startWithConsole starts a product with its shipped configuration and a console on another site. It signs
+// in to the console with a portal link of the tenant.
 func startWithConsole(t *testing.T, p product, tenant record) (*site, *visitor) {
 	t.Helper()
 	consoleSite := "http://127.0.0.1:" + freePort(t)
@@ -64,7 +64,8 @@ func holds(rows []string, words ...string) bool {
 	return false
 }
 
-// Convilyn's console shows "usage: requests and credits per key".
+// TestConsoleConvilyn checks that Convilyn's console shows what the product's page promises: "usage:
+// requests and credits per key".
 func TestConsoleConvilyn(t *testing.T) {
 	s, v := startWithConsole(t, convilyn, record{"plan": "business", "credits": 100})
 	k := s.key(t, "acme", record{"name": "Desktop"})
@@ -87,8 +88,8 @@ func TestConsoleConvilyn(t *testing.T) {
 	})
 }
 
-// Vilvik's console shows a sample curl with the new key, a list with the first twelve characters,
-// scopes and last use of each key, and the audit log of a key.
+// TestConsoleVilvik checks that Vilvik's console shows a sample curl command with the new key. It must also
+// show a list with the first twelve characters, scopes and last use of each key, and a key's audit log.
 func TestConsoleVilvik(t *testing.T) {
 	s, v := startWithConsole(t, vilvik, record{"plan": "premium"})
 	made := v.fill("/keys/new", "name", "Notebook", "description", "for the lab", "with_scopes", "yes", "scopes", "read", "expires", "30").want(http.StatusOK)
@@ -117,8 +118,8 @@ func TestConsoleVilvik(t *testing.T) {
 	}
 }
 
-// Knouds' console lists keys with name, creation date and scope badge. The tier's own scope is the
-// default, and a higher one can't be chosen.
+// TestConsoleKnouds checks that Knouds' console lists keys with name, creation date and scope badge. The
+// scope of the tenant's tier must be the default, and a higher scope can't be chosen.
 func TestConsoleKnouds(t *testing.T) {
 	s, v := startWithConsole(t, knouds, record{"plan": "pro"})
 	s.key(t, "acme", record{"name": "Robot"})

@@ -20,7 +20,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestScreenshots makes the README's pictures in docs, for `make screenshots`.
+// TestScreenshots makes the pictures of the README in the directory docs. `make screenshots` runs it.
 func TestScreenshots(t *testing.T) {
 	d := startConsole(t)
 	keys := d.fill(t)
@@ -55,14 +55,14 @@ func TestScreenshots(t *testing.T) {
 	tab.Fill("label=Name", "Release robot")
 	tab.Follow("button=Create")
 	d.shownKey(t, tab)
-	// The picture must show a key that never existed.
+	// The test replaces the key in the page, so that the picture shows a key that never existed.
 	tab.Eval(`document.body.innerHTML = document.body.innerHTML.replaceAll(document.getElementById('secret').textContent, 'kg_live_ExampleExampleExampleExample00')`, nil)
 	file := shipped(t, "docs/console-created.png")
 	tab.Picture(file, false)
 	shrink(t, file)
 }
 
-// past adds usage for the last day to the database.
+// past adds usage of the last day to the database, so that charts have content.
 func (d *consoleSite) past(t testing.TB) {
 	t.Helper()
 	db, err := sql.Open("sqlite", d.database)

@@ -21,7 +21,7 @@ import (
 // 	console_http_test.go      the same console without a browser
 // 	console_screenshots_test.go  the manual's pictures, with the tag screenshots
 
-// consoleConfig has the console on another site than the API.
+// consoleConfig is a configuration that has the console on another site than the API.
 const consoleConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {

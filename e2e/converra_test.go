@@ -48,7 +48,7 @@ func TestConverra(t *testing.T) {
 		}
 		byCommand := s.keygate(t, "key", "create", "--tenant", "envs", "--name", "x", "--env", "test", "--json").json()
 		testing.shaped(t, s.made(t, byCommand).full)
-		// A key of one environment does not work with the prefix of the other.
+		// The gateway rejects a key of one environment with the prefix of the other environment.
 		get(t, "sk_live_"+strings.TrimPrefix(test.full, "sk_test_")).rejected(http.StatusUnauthorized).says(body("Invalid API key"))
 		s.manage(t, "POST", "/v1/tenants/envs/keys", record{"name": "x", "environment": "staging"}).want(http.StatusUnprocessableEntity).problem("invalid_field")
 	})
@@ -79,17 +79,17 @@ func TestConverra(t *testing.T) {
 		}{{"free", 60}, {"pro", 300}, {"corp", 7}} {
 			k, second := s.key(t, tt.tenant, nil), s.key(t, tt.tenant, nil)
 			perMinute(t, s, k, tt.limit)
-			// Each key has its own limit.
+			// Each key has a limit of its own: requests with one key do not use up the limit of another.
 			if left := get(t, second.full).passed().number("X-RateLimit-Remaining"); left != int64(tt.limit-1) {
 				t.Errorf("%s: another key has %d left", tt.tenant, left)
 			}
 		}
-		// A key's own limit applies in addition to its plan's limit, so it only tightens.
+		// A key's own limit applies in addition to its plan's limit, so the key's limit can only be stricter.
 		perMinute(t, s, s.key(t, "free", record{"rate": "5/m"}), 5)
 		if a := get(t, s.key(t, "free", record{"rate": "1000/m"}).full).passed(); a.number("X-RateLimit-Limit") != 60 {
 			t.Errorf("a key loosens its plan: %v", a.header)
 		}
-		// The tenant's record holds a custom limit, which may change while keys are in use.
+		// The tenant's record holds a custom limit. The limit may change while the tenant's keys are in use.
 		k := s.key(t, "corp", nil)
 		for range 5 {
 			get(t, k.full).passed()
@@ -100,7 +100,7 @@ func TestConverra(t *testing.T) {
 		}
 		s.patch(t, "/v1/tenants/corp", record{"rate": "4/h"})
 		get(t, k.full).rejected(http.StatusTooManyRequests)
-		// Without a limit, the response has no header about limits.
+		// If the plan has no limit, the response has no header about limits.
 		free := get(t, s.key(t, "unlimited", nil).full).passed()
 		for name := range free.header {
 			if strings.HasPrefix(name, "X-Ratelimit") || strings.HasPrefix(name, "Ratelimit") || name == "Retry-After" {
@@ -138,7 +138,7 @@ func TestConverra(t *testing.T) {
 			if a.number("X-RateLimit-Limit") != 3 || a.number("X-RateLimit-Remaining") != left {
 				t.Errorf("request %d: limit %q, remaining %q", i+1, a.header["X-Ratelimit-Limit"], a.header["X-Ratelimit-Remaining"])
 			}
-			// Each spent token takes a third of an hour to return.
+			// Each spent token of the limit takes 20 minutes to return.
 			full := now + min(int64(i)+1, 3)*1200
 			if reset := a.number("X-RateLimit-Reset"); reset < full-10 || reset > full+60 {
 				t.Errorf("request %d: reset %d, want about %d", i+1, reset, full)
@@ -184,7 +184,7 @@ func TestConverra(t *testing.T) {
 		if resp.StatusCode != 200 || resp.Header.Get("Mcp-Session-Id") != "session-1" || resp.Header.Get("X-RateLimit-Limit") != "300" {
 			t.Errorf("%d %v", resp.StatusCode, resp.Header)
 		}
-		// Each event is read before the upstream writes the next. If anything buffered events, the
+		// The client reads each event before the upstream writes the next event. If anything buffered events, the
 		// test would wait until the request's deadline.
 		lines := bufio.NewScanner(resp.Body)
 		for i, text := range []string{"one", "two", "three"} {
@@ -265,7 +265,7 @@ func TestConverra(t *testing.T) {
 			default:
 				s.post(t, k, verb, nil)
 			}
-			_, _ = io.Copy(io.Discard, in) // The copy ends with the stream, or at the request's deadline.
+			_, _ = io.Copy(io.Discard, in) // The copying ends when the stream ends, or at the request's deadline.
 			resp.Body.Close()
 			if err := r.Context().Err(); err != nil {
 				t.Fatalf("%s: the stream did not end: %v", verb, err)
@@ -287,7 +287,7 @@ func TestConverra(t *testing.T) {
 		s.post(t, old, "revoke", nil)
 		get(t, old.full).rejected(http.StatusUnauthorized)
 		get(t, fresh.full).passed()
-		// Or one key has two secrets for a while.
+		// As another way to rotate, one key has two valid secrets for a while.
 		k := s.key(t, "rotate", nil)
 		next := s.made(t, s.post(t, k, "rotate", record{"grace": "2s"}))
 		get(t, k.full).passed()
@@ -347,7 +347,7 @@ func perMinute(t *testing.T, s *site, k key, limit int) {
 	}
 }
 
-// receive returns the next value of a channel, and ends the test if none comes.
+// receive returns the next value of a channel. It ends the test if no value comes in time.
 func receive[T any](t testing.TB, c <-chan T) (v T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -360,8 +360,8 @@ func receive[T any](t testing.TB, c <-chan T) (v T) {
 	return v
 }
 
-// The environment of a key chooses the upstream, with the lines that the product's file has as
-// comments.
+// TestConverraTestUpstream checks that the environment of a key chooses the upstream. The test enables the
+// lines that the product's configuration file has as comments.
 func TestConverraTestUpstream(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(shipped(t, "configs/converra.Caddyfile"))

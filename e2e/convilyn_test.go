@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestConvilyn checks what https://convilyn.corenovus.com promises in "API keys".
+// TestConvilyn checks what the web page https://convilyn.corenovus.com promises in "API keys".
 func TestConvilyn(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, convilyn)
@@ -108,11 +108,11 @@ func TestConvilyn(t *testing.T) {
 	t.Run("credits: each route's cost, one balance, nothing unpaid", func(t *testing.T) {
 		s.tenant(t, "costs", record{"credits": 9})
 		a, b := s.key(t, "costs", nil), s.key(t, "costs", nil)
-		s.call(t, "POST", "/api/v1/workflows/summarise", a.full).passed() // This request costs 5 credits.
+		s.call(t, "POST", "/api/v1/workflows/summarise", a.full).passed() // A request to run a workflow costs 5 credits.
 		if got := s.balance(t, "costs"); got != 4 {
 			t.Errorf("the balance is %d, want 4", got)
 		}
-		// A request that can't be paid spends nothing, however its path is spelled.
+		// A request that the balance can't pay spends nothing, however the client spells its path.
 		for _, path := range []string{
 			"/api/v1/workflows/summarise", "/api/v1/%77orkflows/x", "/api//v1/workflows/x", "/api/v1/x/../workflows/x",
 			"/api/v1/workflows/x/", "/API/v1/workflows/x",
@@ -124,7 +124,7 @@ func TestConvilyn(t *testing.T) {
 		}
 		s.call(t, "GET", s.path, b.full).passed()
 		s.call(t, "HEAD", "/api/v1/workflows/summarise", a.full).passed()
-		// The web app spends from the same balance.
+		// The product's web app spends credits from the same balance as the API keys.
 		s.manage(t, "POST", "/v1/tenants/costs/credits", record{"spend": 3}).want(http.StatusPaymentRequired).problem("credits_exhausted")
 		if r := s.manage(t, "POST", "/v1/tenants/costs/credits", record{"spend": 2, "reference": "job_1"}).want(http.StatusOK).json(); r["balance"] != 0.0 {
 			t.Errorf("the web app's spending leaves %v", r)
@@ -185,7 +185,7 @@ func TestConvilyn(t *testing.T) {
 		if paid.Load() == 0 || unpaid.Load() == 0 {
 			t.Errorf("%d were paid, %d not", paid.Load(), unpaid.Load())
 		}
-		// The rest of the balance can be spent, and nothing beyond it.
+		// The keys can spend the rest of the balance, and nothing beyond the balance.
 		for left := s.balance(t, "race"); left > 0; left-- {
 			s.call(t, "GET", s.path, keys[0].full).passed()
 		}
@@ -231,7 +231,7 @@ func TestConvilyn(t *testing.T) {
 		}
 		s.kill()
 		s.gateway.start()
-		// A crash may give back credits of the last second, but never takes any.
+		// A crash may give back credits that were spent in its last second, but never takes any credits.
 		if got := s.balance(t, "durable"); got < 35 || got > 40 {
 			t.Errorf("after a crash the balance is %d, want 35 to 40", got)
 		}
@@ -246,7 +246,7 @@ func TestConvilyn(t *testing.T) {
 	})
 }
 
-// other returns a base62 character that is not c.
+// other returns a character of base62 (0-9, A-Z, a-z) that is not c.
 func other(c byte) string {
 	if c == 'a' {
 		return "b"
@@ -270,8 +270,8 @@ func (s *site) ledger(t testing.TB, slug string) (all []record) {
 	}
 }
 
-// revokedUnderLoad revokes a key that is in use. No request passes that begins after the
-// revocation has returned.
+// revokedUnderLoad revokes a key while requests with the key are running. The gateway must reject each
+// request that begins after the revocation has returned.
 func revokedUnderLoad(t *testing.T, s *site, k key) {
 	t.Helper()
 	var passed, rejected atomic.Int64

@@ -10,22 +10,22 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestConvilynUsageAndWebhooks checks the features that Convilyn's page announces: usage, webhooks
-// and logs.
+// TestConvilynUsageAndWebhooks checks the features that Convilyn's page announces: usage, webhooks and
+// logs.
 func TestConvilynUsageAndWebhooks(t *testing.T) {
 	t.Parallel()
 	shippedText, err := os.ReadFile(shipped(t, "configs/convilyn.Caddyfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The shipped configuration is changed so that webhooks may be delivered to this machine.
+	// The test changes the shipped configuration so that the gateway may deliver webhooks to the local machine.
 	text := strings.Replace(string(shippedText), "prefix ck_ live", "prefix ck_ live\n\t\t\twebhooks {\n\t\t\t\tallow_private 127.0.0.0/8\n\t\t\t}", 1)
 	s := &site{gateway: start(t, written(t, text), newUpstream(t), "KEYGATE_SECRET=a secret of enough bytes"), product: convilyn}
 	s.tenant(t, "acme", record{"credits": 12})
 	k, other := s.key(t, "acme", nil), s.key(t, "acme", nil)
 
 	s.call(t, "GET", s.path, k.full).passed()
-	s.call(t, "POST", "/api/v1/workflows/run?token="+k.full, k.full).passed() // This request costs 5 credits.
+	s.call(t, "POST", "/api/v1/workflows/run?token="+k.full, k.full).passed() // A request to run a workflow costs 5 credits.
 	s.call(t, "POST", "/api/v1/workflows/run", other.full).passed()
 	s.call(t, "POST", "/api/v1/workflows/run", k.full).rejected(http.StatusPaymentRequired).problem("credits_exhausted")
 
@@ -79,10 +79,10 @@ func TestConvilynUsageAndWebhooks(t *testing.T) {
 			t.Errorf("the event was accepted as %v", sent)
 		}
 		testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.attempts > 0 })
-		r.set(func() { r.down = false }) // The gateway delivers the event again.
+		r.set(func() { r.down = false }) // After the receiver is up again, the gateway delivers the event again.
 		s.post(t, other, "revoke", nil)
 		s.manage(t, "POST", "/v1/tenants/acme/credits", record{"add": 10}).want(http.StatusOK)
-		fresh := s.key(t, "acme", nil) // For the key k, the event limit.reached was already sent in this hour.
+		fresh := s.key(t, "acme", nil) // A fresh key is needed, because the event limit.reached was already sent for the key k in this hour.
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).passed()
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).passed()
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).rejected(http.StatusPaymentRequired)

@@ -33,8 +33,8 @@ func TestConvoy(t *testing.T) {
 		k := s.key(t, "shape", nil)
 		s.shaped(t, k.full)
 		load(t, k.full).want(http.StatusAccepted)
-		// All 32 characters are random, without a checksum: the gateway can't reject a made-up key
-		// by its shape.
+		// All 32 characters of a key are random, without a checksum. So the gateway can't reject a made-up key by
+		// its form.
 		for range 20 {
 			load(t, s.unknown()).rejected(http.StatusUnauthorized).says(invalid)
 		}
@@ -70,7 +70,7 @@ func TestConvoy(t *testing.T) {
 		}
 		load(t, foreign.full).want(http.StatusAccepted)
 		s.keygate(t, "tenant", "activate", "my-project").exits(0)
-		// After the suspension, every key and all data are as before.
+		// After the end of the suspension, every key and all data are as before.
 		s.call(t, "GET", "/cargo/"+cargo+"/tracking", a.full).passed()
 		s.call(t, "GET", "/cargo/"+cargo+"/tracking", b.full).passed()
 		load(t, off.full).rejected(http.StatusUnauthorized).says(invalid)
@@ -106,8 +106,8 @@ func TestConvoy(t *testing.T) {
 		last = usedAfter(t, s, k, last, func() { load(t, k.full).rejected(http.StatusTooManyRequests) })
 		s.post(t, k, "disable", nil)
 		load(t, k.full).rejected(http.StatusUnauthorized)
-		// The last use is stored when the gateway has stopped. A rejected request does not change
-		// it.
+		// The gateway has stored the key's last use by the time it has stopped. A rejected request does not
+		// change the last use.
 		s.restart()
 		if r := s.read(t, "/v1/keys/"+k.id); !usedAt(t, r).Equal(last) {
 			t.Errorf("last_used_at is %v, want %s", r["last_used_at"], last)
@@ -208,7 +208,8 @@ func TestConvoy(t *testing.T) {
 	})
 }
 
-// usedAt returns the last use of a key by its record; the zero time for never.
+// usedAt returns the last use of a key according to its record. The zero time means that the key was
+// never used.
 func usedAt(t testing.TB, r record) time.Time {
 	t.Helper()
 	if r["last_used_at"] == nil {
@@ -221,15 +222,15 @@ func usedAt(t testing.TB, r record) time.Time {
 	return at
 }
 
-// usedAfter uses a key and waits until the record shows that use. It returns the recorded time,
-// which is after last and not before the use.
+// usedAfter uses a key and waits until the key's record shows the use. It returns the recorded time. That
+// time must be after last and not before the use.
 func usedAfter(t testing.TB, s *site, k key, last time.Time, use func()) (at time.Time) {
 	t.Helper()
 	begin := time.Now()
 	use()
 	testkit.Eventually(t, "last_used_at", func() bool {
 		at = usedAt(t, s.read(t, "/v1/keys/"+k.id))
-		// The API may state the time in milliseconds.
+		// The begin is truncated, because the API may state the time of last use in milliseconds.
 		return at.After(last) && !at.Before(begin.Truncate(time.Millisecond))
 	})
 	return at

@@ -16,11 +16,11 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// mayLose returns the time before a crash whose counts may be lost. Older counts must survive.
+// mayLose returns how much time before a crash may be missing in the counts. Older counts must survive.
 func mayLose(t testing.TB) time.Duration {
 	if raced(t) {
-		// Under the race detector, the gateway takes several times as long to write counts, and
-		// other tests use the processors too.
+		// Under the race detector, the gateway takes several times as long to write counts. Other tests use the
+		// processors at the same time.
 		return 3 * time.Second
 	}
 	return time.Second
@@ -50,9 +50,9 @@ type acknowledged struct {
 type crashKey struct {
 	id, full string
 	revoked  bool
-	// former are the secrets that rotations replaced.
+	// former are the secrets of the key that rotations replaced.
 	former []string
-	// uncertain is true if the process was killed before it answered a request for the key.
+	// uncertain is true if the process was killed before it answered a request that changes the key.
 	uncertain bool
 }
 
@@ -74,7 +74,7 @@ func newWriter(s *site, i int) *writer {
 		acknowledged: acknowledged{map[string]bool{}, map[string]*crashKey{}, map[[2]string]int{}}}
 }
 
-// post calls the management API. After an error, it is unknown whether the change was made.
+// post calls the management API. If post returns an error, the change may or may not have been made.
 func (w *writer) post(path string, body record, want int) (record, error) {
 	sent, err := json.Marshal(body)
 	if err != nil {
@@ -96,7 +96,7 @@ func (w *writer) post(path string, body record, want int) (record, error) {
 	return r, json.Unmarshal(b, &r)
 }
 
-// write makes one random change, and records it when it is acknowledged.
+// write makes one random change, and records the change when the API has acknowledged it.
 func (w *writer) write() error {
 	choice := w.rand.IntN(10)
 	var k *crashKey
@@ -180,8 +180,8 @@ func (sp *spender) spend(s *site) error {
 	return err
 }
 
-// bounds returns the least and the greatest number of requests that a killed process may have
-// counted, and resets both. Requests that passed before written must have been counted.
+// bounds returns the least and the greatest number of requests that a killed process may have counted, and
+// resets both numbers. A request that passed before the time written must have been counted.
 func (sp *spender) bounds(written time.Time) (least, most int64) {
 	for _, at := range sp.passed {
 		if at.Before(written) {
@@ -193,20 +193,21 @@ func (sp *spender) bounds(written time.Time) (least, most int64) {
 	return least, most
 }
 
-// used returns how much of a key's quota with that size is used, and uses one more.
+// used returns how much of a key's quota of the given size is used. Reading it uses one more.
 func (s *site) used(t testing.TB, key string, size int64) int64 {
 	t.Helper()
 	return size - s.call(t, "GET", "/", key).passed().number("X-RateLimit-Remaining") - 1
 }
 
-// A gateway that is killed under load several times keeps every change that it acknowledged.
+// TestKill kills a gateway under load several times, and checks that the gateway keeps every change that
+// it acknowledged.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	startPlain(t, caddyfile(crashPlans, "keygate")).killRepeatedly(t, 6)
 }
 
-// One of two gateways that share a database is killed under load. It keeps every change that it
-// acknowledged, and the other serves requests without a failure.
+// TestClusterKill kills one of two gateways that share a database under load. The killed gateway must keep
+// every change that it acknowledged. The other gateway must serve requests without a failure.
 func TestClusterKill(t *testing.T) {
 	t.Parallel()
 	c := shared(t, 2, crashPlans)
@@ -238,8 +239,8 @@ func TestClusterKill(t *testing.T) {
 	}
 }
 
-// killRepeatedly kills the gateway under load, as often as rounds states, and checks that
-// acknowledged changes and counts survive.
+// killRepeatedly kills the gateway under load as many times as rounds states. It checks that acknowledged
+// changes and counts survive.
 func (s *site) killRepeatedly(t *testing.T, rounds int) {
 	t.Helper()
 	const (
@@ -258,7 +259,7 @@ func (s *site) killRepeatedly(t *testing.T, rounds int) {
 	}
 	var used, balance int64 = 0, initial
 	for round := range rounds {
-		// An error counts only if it occurs before killing is closed.
+		// A writer's error fails the test only if the error occurs before the channel killing is closed.
 		killing := make(chan struct{})
 		var clients sync.WaitGroup
 		run := func(step func() error) {
@@ -362,7 +363,7 @@ func (s *site) checkAcknowledged(t *testing.T, writers []*writer) {
 				t.Errorf("%d events %s of %s, want %d", events[e], e[0], e[1], n)
 			}
 		}
-		// Only the newest keys are used, since using all would take too long.
+		// Only the newest keys are used, because requests with all keys would take too long.
 		for _, k := range w.own[max(0, len(w.own)-8):] {
 			if k.uncertain {
 				continue
@@ -383,7 +384,7 @@ func (s *site) checkAcknowledged(t *testing.T, writers []*writer) {
 	t.Logf("%d acknowledged changes are there", count)
 }
 
-// A crash loses at most the counts of the last second.
+// TestKillAfterASecond checks that a crash loses at most the counts of the last second.
 func TestKillAfterASecond(t *testing.T) {
 	t.Parallel()
 	s, spent := startCountedSite(t)
@@ -394,7 +395,8 @@ func TestKillAfterASecond(t *testing.T) {
 	s.wantSpent(t, 17)
 }
 
-// A clean stop loses no counts, even those of requests shortly before it.
+// TestStopLosesNothing checks that a clean stop loses no counts, not even those of requests shortly before
+// the stop.
 func TestStopLosesNothing(t *testing.T) {
 	t.Parallel()
 	s, spent := startCountedSite(t)
@@ -414,7 +416,7 @@ func TestStopLosesNothing(t *testing.T) {
 		}
 	}
 
-	// Under load, exactly the requests that got a response are counted.
+	// Exactly the requests that got a response are counted when the gateway stops under load.
 	sp := &spender{key: s.counted, client: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
 	pay := &spender{key: s.paid, client: sp.client}
 	var clients sync.WaitGroup
@@ -453,7 +455,8 @@ type countedSite struct {
 	counted, paid string
 }
 
-// startCountedSite starts such a gateway. The function that it returns uses both keys n times.
+// startCountedSite starts a gateway with one key whose quota is counted and one key that spends credits.
+// The function that it returns uses both keys n times.
 func startCountedSite(t *testing.T) (*countedSite, func(int)) {
 	s := &countedSite{site: startPlain(t, caddyfile(crashPlans, "keygate"))}
 	s.tenant(t, "counted", record{"plan": "counted"})
@@ -467,7 +470,7 @@ func startCountedSite(t *testing.T) (*countedSite, func(int)) {
 	}
 }
 
-// wantSpent checks that both keys have spent n, and spends one more with each.
+// wantSpent checks that both keys have spent n, and spends one more with each key.
 func (s *countedSite) wantSpent(t *testing.T, n int64) {
 	t.Helper()
 	if got := s.used(t, s.counted, 1_000_000); got != n {

@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Usage of old hours is kept by day: the counts are complete, and a request for the hours is
-// rejected.
+// TestOldUsage checks that usage of old hours is kept by day: the counts must be complete, and a request
+// for single hours must be rejected.
 func TestOldUsage(t *testing.T) {
 	t.Parallel()
 	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}

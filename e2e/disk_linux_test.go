@@ -10,7 +10,8 @@ import (
 	"unsafe"
 )
 
-// The disk of the store becomes full, and later has room again.
+// TestDiskFull fills the disk of the store, and later frees space again. The gateway must serve known keys
+// and recover.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -53,21 +54,22 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// The files of the store can't grow any more, as under a quota. This test needs no privileges.
+// TestDiskQuota limits the size of files, as a disk quota does, so that the store's files can't grow. The
+// test needs no privileges.
 func TestDiskQuota(t *testing.T) {
 	t.Parallel()
 	p := startDiskSite(t, "")
 	const size = 1 << 20
 	p.limit(t, size)
 	p.createUntilRejected(t)
-	// Small writes may still fit into the log when large writes fail, so the gateway is not
+	// Small writes may still fit into the write-ahead log when large writes fail. So the gateway is not
 	// degraded all the time.
 	p.keepsServing(t, true)
 	p.limit(t, ^uint64(0))
 	p.recovers(t)
 }
 
-// limit sets the maximum size of files that the process may write.
+// limit sets the maximum size of files that the gateway's process may write.
 func (p *diskSite) limit(t *testing.T, size uint64) {
 	t.Helper()
 	limit := struct{ soft, hard uint64 }{size, ^uint64(0)}

@@ -32,15 +32,14 @@ const diskPlans = `
 type diskSite struct {
 	*site
 	known, counted, paid, revoked key
-	// unused are keys that this process has not seen yet, in the order in which the test uses
-	// them.
+	// unused are keys that the gateway's process has not seen yet, in the order in which the test uses them.
 	unused []key
-	// made are the slugs of the tenants that the API has acknowledged.
+	// made are the slugs of the tenants whose creation the API has acknowledged.
 	made []string
 }
 
-// startDiskSite starts a gateway with its database in dir; "" for the gateway's own directory. All
-// its keys except the unused ones have been used since the start.
+// startDiskSite starts a gateway with its database in dir. If dir is "", the database is in the gateway's
+// own directory. All keys except the unused ones have been used since the start.
 func startDiskSite(t *testing.T, dir string) *diskSite {
 	t.Helper()
 	p := &diskSite{site: &site{gateway: prepare(t, written(t, caddyfile(diskPlans, "keygate")), newUpstream(t)), product: plain}}
@@ -69,8 +68,8 @@ func startDiskSite(t *testing.T, dir string) *diskSite {
 	return p
 }
 
-// create creates a tenant and reports whether it succeeded. The only accepted failure is that the
-// store does not answer.
+// create creates a tenant and reports whether the creation succeeded. The test accepts only one failure:
+// the store does not answer.
 func (p *diskSite) create(t *testing.T) bool {
 	t.Helper()
 	slug := fmt.Sprintf("made-%d", len(p.made))
@@ -111,15 +110,15 @@ func (p *diskSite) degraded(t *testing.T) bool {
 	return metric
 }
 
-// keepsServing checks that each response is right while the store fails: known keys keep their
-// state, and no valid key is rejected as invalid. readable states whether the store can be read.
+// keepsServing checks that each response is right while the store fails. Known keys must keep their state,
+// and no valid key may be rejected as invalid. readable states whether the store can be read.
 func (p *diskSite) keepsServing(t *testing.T, readable bool) {
 	t.Helper()
 	p.call(t, "GET", "/", p.known.full).passed()
 	p.call(t, "GET", "/", p.revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 	p.call(t, "GET", "/", "").rejected(http.StatusUnauthorized).problem("missing_key")
 	p.call(t, "GET", "/", p.known.full+"0").rejected(http.StatusUnauthorized).problem("malformed_key")
-	// Two of the six units were spent before.
+	// The test has already spent two of the six units of the quota.
 	for range 4 {
 		p.call(t, "GET", "/", p.counted.full).passed()
 		p.call(t, "GET", "/", p.paid.full).passed()
@@ -140,11 +139,11 @@ func (p *diskSite) keepsServing(t *testing.T, readable bool) {
 	if a := p.call(t, "GET", "/", p.unknown()); a.status != http.StatusUnauthorized && a.status != http.StatusServiceUnavailable {
 		t.Errorf("an unknown key: %d %s", a.status, a.body)
 	}
-	// The gateway can check keys, so the readiness check must succeed.
+	// The gateway can still check keys, so the readiness check must succeed.
 	p.send(t, "GET", "/readyz", "").want(http.StatusOK)
 }
 
-// reportsFailure checks that the metric and the status report the failure.
+// reportsFailure checks that the metric and the status report the failure of the store.
 func (p *diskSite) reportsFailure(t *testing.T) {
 	t.Helper()
 	testkit.Eventually(t, "the gateway reports that it is degraded", func() bool { return p.degraded(t) })
@@ -153,8 +152,8 @@ func (p *diskSite) reportsFailure(t *testing.T) {
 	}
 }
 
-// recovers checks that the gateway recovers without a restart, and that nothing was lost before or
-// after a restart.
+// recovers checks that the gateway recovers without a restart, and that the store has lost nothing, both
+// before and after a restart.
 func (p *diskSite) recovers(t *testing.T) {
 	t.Helper()
 	testkit.Eventually(t, "the first change after the failure", func() bool { return p.create(t) })
@@ -186,13 +185,13 @@ func (p *diskSite) recovers(t *testing.T) {
 	}
 }
 
-// logged waits until the log contains the words.
+// logged waits until the gateway's log contains the given words.
 func (p *diskSite) logged(t *testing.T, words string) {
 	t.Helper()
 	testkit.Eventually(t, "a log line with "+words, func() bool { return strings.Contains(p.log(), words) })
 }
 
-// Another process locks the store.
+// TestDiskLocked lets another process lock the store. The gateway must serve known keys and recover.
 func TestDiskLocked(t *testing.T) {
 	t.Parallel()
 	p := startDiskSite(t, "")
@@ -221,8 +220,8 @@ func TestDiskLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.recovers(t)
-	// The log reports the beginning and the end of the failure once each, however many reads
-	// succeed meanwhile.
+	// The log reports the beginning and the end of the failure once each, however many reads succeed in
+	// between.
 	for _, words := range []string{"the store cannot be written: keys go on working", "the store can be written again"} {
 		if n := strings.Count(p.log(), words); n != 1 {
 			t.Errorf("the log has %d lines with %q", n, words)
@@ -240,7 +239,7 @@ func (p *diskSite) files(t *testing.T) []string {
 	return files
 }
 
-// The files of the store are moved to another directory, and put back.
+// TestDiskRemoved moves the files of the store to another directory, and puts them back.
 func TestDiskRemoved(t *testing.T) {
 	t.Parallel()
 	p := startDiskSite(t, "")
@@ -265,8 +264,8 @@ func TestDiskRemoved(t *testing.T) {
 	p.recovers(t)
 }
 
-// backup returns a copy of the store, once all spending has been written. Spending that is not in
-// the backup when the store is damaged would be lost.
+// backup waits until the gateway has written all spending, and returns a copy of the store. Later spending
+// would be lost when the damaged store is restored from the copy.
 func (p *diskSite) backup(t *testing.T) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+p.database+"?mode=ro")
@@ -289,7 +288,7 @@ func (p *diskSite) backup(t *testing.T) string {
 	return to
 }
 
-// The files of the open store are overwritten, and the store is restored from a backup.
+// TestDiskCorrupt overwrites the files of the open store, and then restores the store from a backup.
 func TestDiskCorrupt(t *testing.T) {
 	t.Parallel()
 	p := startDiskSite(t, "")
@@ -326,8 +325,8 @@ func TestDiskCorrupt(t *testing.T) {
 	p.recovers(t)
 }
 
-// A backup replaces the files of an intact store while the gateway runs. From then on, the data of
-// the backup apply.
+// TestDiskRestored replaces the files of an intact store by a backup while the gateway runs. From then on
+// the gateway must use the data of the backup.
 func TestDiskRestored(t *testing.T) {
 	t.Parallel()
 	p := startDiskSite(t, "")

@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// aliases lets header names with _ and . through. By default, Caddy drops them.
+// aliases is a Caddy option that lets header names with _ and . through. By default, Caddy drops them.
 const aliases = `servers {
 		protocols h1 h2c
 		expected_underscore_headers X_*
 		expected_dot_headers X.*
 	}`
 
-// forgedHeaders returns context headers in many spellings, with which a client might pretend to be
-// another tenant or key.
+// forgedHeaders returns context headers, the headers that state tenant and key to the upstream, in many
+// spellings. A client might send them to pretend to be another tenant or key.
 func forgedHeaders() (header []string) {
 	for _, family := range []string{"tenant", "key"} {
 		for _, name := range []string{"id", "plan", "name", "scopes", "environment", "anything"} {
@@ -30,7 +30,7 @@ func forgedHeaders() (header []string) {
 	return header
 }
 
-// lines returns header fields as they are written in an HTTP/1 request.
+// lines returns header fields in the form in which an HTTP/1 request contains them.
 func lines(header []string) string {
 	var b strings.Builder
 	for i := 0; i+1 < len(header); i += 2 {
@@ -39,8 +39,8 @@ func lines(header []string) string {
 	return b.String()
 }
 
-// clean checks that the upstream saw none of the forged headers. It saw the context headers of
-// tenant exactly once, or none if tenant is "".
+// clean checks that the upstream received none of the forged headers. The upstream must have received the
+// context headers of tenant exactly once. If tenant is "", it must have received none.
 func (a *answer) clean(tenant string) *answer {
 	a.t.Helper()
 	if a.reached == nil {
@@ -155,7 +155,7 @@ func checkForgedHeaders(t *testing.T, global string) {
 			for _, path := range []string{"/ping", "/public", "/outside", "/stripped/x"} {
 				override := "X-HTTP-Method-Override: evil\r\n"
 				if path == "/outside" {
-					override = "" // The gateway does not handle this path, so it would not remove the header.
+					override = "" // The gateway does not handle this request's path, so the gateway would not remove the header.
 				}
 				a := s.raw(t, "POST "+path+" HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\n"+announced+"Authorization: Bearer "+k.full+
 					"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nX-Tenant-Id: evil\r\nx-key-id: evil\r\nX_Tenant_Id: evil\r\n"+override+"Checksum: 12\r\n\r\n")
@@ -297,7 +297,7 @@ func TestKeysAreNotForwarded(t *testing.T) {
 		}
 		return b.String()
 	}
-	// hidden checks that the request that reached the upstream does not contain the key.
+	// hidden checks that the request which the upstream received does not contain the key.
 	hidden := func(t *testing.T, a *answer, key string) {
 		t.Helper()
 		if a.reached == nil {
@@ -337,8 +337,7 @@ func TestKeysAreNotForwarded(t *testing.T) {
 			}
 			hidden(t, s.send(t, "GET", "/open?"+query, "", header...).want(200), k.full)
 			hidden(t, s.send(t, "GET", "/app?"+query, "", header...).want(200).clean("acme"), k.full)
-			// On these paths the proxy fails, and an error route forwards the request to an
-			// upstream.
+			// On the paths /down and /gone/x the proxy fails, and an error route forwards the request to an upstream.
 			for _, path := range []string{"/down", "/gone/x"} {
 				hidden(t, s.send(t, "GET", path+"?"+query, "", header...), k.full)
 			}

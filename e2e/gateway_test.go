@@ -21,8 +21,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// patience is how long the tests wait for an event that always comes. It promises nothing about
-// the gateway: it only distinguishes a test that hangs from one on a busy machine.
+// patience is how long the tests wait for an event that always comes. patience is no promise about the
+// gateway: it only distinguishes a test that hangs from a test on a busy machine.
 const patience = 30 * time.Second
 
 // gateway is one gateway: its files, its addresses, and its process while it runs.
@@ -31,8 +31,7 @@ type gateway struct {
 	// dir holds all files that the gateway may write: home, data, database and log.
 	dir    string
 	config string
-	// program is the path of the gateway's binary. Default: the binary that is built from this
-	// source.
+	// program is the path of the gateway's binary. Default: the binary that the tests build from this source.
 	program string
 	// site is the URL of the gateway's site, and adminAddr the address of Caddy's admin endpoint.
 	site, adminAddr, database string
@@ -42,18 +41,18 @@ type gateway struct {
 
 	process *exec.Cmd
 	exited  chan struct{}
-	// status is the result of the process. It is set before exited is closed.
+	// status is the error with which the process ended, or nil. It is set before exited is closed.
 	status error
-	// reloaded is true once a configuration has been replaced while the process ran.
+	// reloaded is true if the gateway has replaced its configuration since the process started.
 	reloaded atomic.Bool
 
 	mu sync.Mutex
-	// secrets are full keys and other secrets that must never be in the log.
+	// secrets are full keys and other secrets. They must never be in the gateway's log.
 	secrets []string
 }
 
-// start starts a gateway with a configuration file and the upstream up, and returns when it
-// serves. When the test ends, the gateway is stopped and its log is searched for secrets.
+// start starts a gateway with a configuration file and the upstream up. It returns when the gateway serves
+// requests. When the test ends, the gateway is stopped and its log is searched for secrets.
 func start(t testing.TB, config string, up *upstream, env ...string) *gateway {
 	t.Helper()
 	g := prepare(t, config, up, env...)
@@ -71,7 +70,7 @@ func shipped(t testing.TB, name string) string {
 	return path
 }
 
-// written returns the path of a configuration file with this text.
+// written writes a configuration with the given text to a file, and returns the file's path.
 func written(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "Caddyfile")
@@ -81,7 +80,7 @@ func written(t testing.TB, text string) string {
 	return path
 }
 
-// prepare returns a gateway that is not started yet.
+// prepare returns a gateway whose process is not started yet.
 func prepare(t testing.TB, config string, up *upstream, env ...string) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: t.TempDir(), config: config, upstream: up}
@@ -128,21 +127,21 @@ func freePort(t testing.TB) string {
 
 func (g *gateway) logPath() string { return filepath.Join(g.dir, "gateway.log") }
 
-// start starts the process with the existing data, and waits until it serves.
+// start starts the gateway's process with the existing data, and waits until it serves requests.
 func (g *gateway) start() {
 	g.t.Helper()
 	g.launch()
 	g.await()
 }
 
-// launch starts the process, and does not wait until it serves.
+// launch starts the gateway's process, and does not wait until it serves requests.
 func (g *gateway) launch() {
 	g.t.Helper()
 	log, err := os.OpenFile(g.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	defer log.Close() // The process has its own descriptor of the log file.
+	defer log.Close() // The test may close the log file, because the process has its own descriptor of the file.
 	if g.program == "" {
 		g.program = gatewayBinary(g.t)
 	}
@@ -159,7 +158,7 @@ func (g *gateway) launch() {
 	}()
 }
 
-// await waits until the gateway serves. Caddy reports the apps of a configuration as running only
+// await waits until the gateway serves requests. Caddy reports the apps of a configuration as running only
 // when all of them have started.
 func (g *gateway) await() {
 	g.t.Helper()
@@ -196,7 +195,7 @@ func (g *gateway) serves() bool {
 	return resp.StatusCode == http.StatusOK && json.NewDecoder(resp.Body).Decode(&status) == nil && !status.Degraded
 }
 
-// running reports whether the process is alive.
+// running reports whether the gateway's process is alive.
 func (g *gateway) running() bool {
 	if g.process == nil {
 		return false
@@ -213,7 +212,7 @@ func (g *gateway) running() bool {
 func (g *gateway) pause()  { g.t.Helper(); g.signal(syscall.SIGSTOP) }
 func (g *gateway) resume() { g.t.Helper(); g.signal(syscall.SIGCONT) }
 
-// signal sends a signal to the process.
+// signal sends a signal to the gateway's process.
 func (g *gateway) signal(s syscall.Signal) {
 	g.t.Helper()
 	if err := g.process.Process.Signal(s); err != nil {
@@ -221,7 +220,7 @@ func (g *gateway) signal(s syscall.Signal) {
 	}
 }
 
-// stop ends the process cleanly and checks that its exit status is 0.
+// stop ends the gateway's process cleanly and checks that its exit status is 0.
 func (g *gateway) stop() {
 	g.t.Helper()
 	g.client.CloseIdleConnections()
@@ -229,7 +228,7 @@ func (g *gateway) stop() {
 	select {
 	case <-g.exited:
 	case <-time.After(patience):
-		// SIGQUIT makes the process write the stacks of its goroutines, which show where it hangs.
+		// SIGQUIT makes the process write the stacks of its goroutines. The stacks show where the process hangs.
 		_ = g.process.Process.Signal(syscall.SIGQUIT)
 		<-g.exited
 		g.t.Fatal("the gateway did not stop")
@@ -239,7 +238,8 @@ func (g *gateway) stop() {
 	}
 }
 
-// kill ends the process without a clean stop, as a crash does. Files keep all that was written.
+// kill ends the process without a clean stop, as a crash does. The files keep everything that the process
+// has written.
 func (g *gateway) kill() {
 	g.t.Helper()
 	g.signal(syscall.SIGKILL)
@@ -300,8 +300,8 @@ func (g *gateway) log() string {
 	return string(b)
 }
 
-// tail returns the end of the log for the message of a failure. Lines about the test's own calls
-// of the admin endpoint are left out.
+// tail returns the end of the log for the message of a test failure. It omits lines about the test's own
+// calls of the admin endpoint.
 func (g *gateway) tail() string {
 	const lines = 40
 	var all []string
