@@ -45,8 +45,8 @@ type membership struct {
 	failing     bool
 	// replaced reports whether another process took this node's name.
 	replaced bool
-	// listed reports whether the store accepted a report of this process. nameTakenAt is when the
-	// registry first returned ErrNameTaken before such an acceptance.
+	// listed reports whether the store has accepted a report of this process. nameTakenAt is when the
+	// registry first returned ErrNameTaken while listed was false.
 	listed      bool
 	nameTakenAt time.Time
 

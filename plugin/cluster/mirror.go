@@ -76,9 +76,9 @@ func (m *Member) appliedAsOf(began time.Time) time.Time {
 // mirrorWait bounds how long a node that has just joined waits until its copy is up to date.
 const mirrorWait = 3 * time.Second
 
-// awaitMirror waits until the node's copy, if it has one, holds everything written before since. The
-// writers of those changes did not wait for this node. If the primary becomes unreachable, the node
-// uses the copy as it is.
+// awaitMirror waits until the node's copy, if the node has one, holds everything that was written before
+// the time since. The writers of those changes did not wait for this node. If the primary becomes
+// unreachable, the node uses the copy as it is.
 func (m *Member) awaitMirror(ctx context.Context, since time.Time) {
 	if m.mirror == nil || m.membership == nil || m.mirror.LastSync().IsZero() {
 		return

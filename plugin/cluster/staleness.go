@@ -72,7 +72,7 @@ type deadline struct {
 	// from is when the node last was both up to date and listed in the registry.
 	from      time.Time
 	staleness Staleness
-	// shortest and longest are the shortest and the longest staleness of a keyspace, computed once.
+	// shortest and longest are the shortest and the longest staleness of any keyspace.
 	shortest, longest time.Duration
 }
 

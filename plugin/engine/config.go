@@ -69,7 +69,7 @@ type Config struct {
 	Hash string
 	// Log receives the engine's messages while this configuration is the newest.
 	Log *slog.Logger
-	// Note is the path of a file that records which SQLite file this configuration used last. Default: there is no such file.
+	// Note is the path of a file in which the engine keeps the path of the SQLite file that it used last. Default: no file.
 	Note string
 
 	// Active reports whether the program runs this configuration as a whole. Apply may succeed although another part of the

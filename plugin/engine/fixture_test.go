@@ -16,7 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// keyspace is the name of the keyspace in all configurations of these tests.
+// keyspace is the name of the only keyspace in the configurations of the engine's tests.
 const keyspace = "shop"
 
 var operator = management.Actor{Name: "test", Via: "cli"}

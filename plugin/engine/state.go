@@ -306,8 +306,8 @@ func (e *Engine) activate() {
 	e.follow(e.configs[n-1].Log)
 }
 
-// restore changes the store's address, the staleness bounds and the limits back to those of the
-// active configuration. It does not check whether they can be used.
+// restore changes the store's address, the staleness bounds and the limits back to those of the active
+// configuration. It does not check whether the store's address or the limits can be used.
 func (e *Engine) restore() {
 	a := e.active.Load()
 	if a == nil {

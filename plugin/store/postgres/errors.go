@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// This package distinguishes these error codes of PostgreSQL.
+// The constants are the error codes of PostgreSQL that this package distinguishes.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	codeBadText          = "22021"

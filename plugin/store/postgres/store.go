@@ -17,8 +17,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// A node has these connections to PostgreSQL, and one more that listens for changes. The numbers are
-// small, because many nodes share the few hundred connections of a server or pooler.
+// A node has three kinds of connections to PostgreSQL: readers, writers, and one that listens for
+// changes. Their numbers are small, because many nodes share the few hundred connections of a server or
+// pooler.
 const (
 	// readers is how many look-ups and lists run at once.
 	readers = 4

@@ -56,8 +56,8 @@ func (c *Copy) SetLastSync(ctx context.Context, at time.Time, lease *AnnouncedLe
 	})
 }
 
-// AnnouncedLease records how long a node accepts keys by its copy while the primary is unreachable.
-// The node announced these times to the other nodes. The times in Trust apply from At on.
+// AnnouncedLease records how long a node accepts keys by its copy while the primary is unreachable. The
+// node announced the durations in Trust to the other nodes, and they apply from the time At on.
 type AnnouncedLease struct {
 	At    time.Time         `json:"at"`
 	Trust cluster.Staleness `json:"trust"`

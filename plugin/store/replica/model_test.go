@@ -264,7 +264,7 @@ func TestRevocationsHold(t *testing.T) {
 	}
 }
 
-// sameRows compares the rows of the replica with those of the primary.
+// sameRows fails the test if the rows of the replica differ from the rows of the primary.
 func sameRows(t *testing.T, n *node) {
 	t.Helper()
 	dump := func(s management.Store) (out []string) {

@@ -26,7 +26,7 @@ type Primary interface {
 	// Delta returns up to limit changes after a position, with the rows that the changes concern. It
 	// returns replication.ErrRewound or replication.ErrPruned if the caller needs a new copy.
 	Delta(ctx context.Context, from replication.Position, limit int) (*replication.Delta, error)
-	// Reread returns the present rows of a key or tenant. Its errors are those of Delta.
+	// Reread returns the present rows of a key or tenant. It returns the same errors as Delta.
 	Reread(ctx context.Context, from replication.Position, c gateway.Change) (*replication.Delta, error)
 	// CopyOut reads all rows that a copy must hold, and passes them to write. Before the first row it
 	// calls begin with the position.

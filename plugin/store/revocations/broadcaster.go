@@ -59,7 +59,7 @@ type Connection interface {
 type Broadcaster struct {
 	redis       Connection
 	log         *slog.Logger
-	rereadEvery time.Duration // It is rereadInterval outside tests, and shorter in tests.
+	rereadEvery time.Duration // rereadEvery is how often the whole stream is read again. It is rereadInterval outside tests.
 
 	mu sync.Mutex
 	// store is the id of the store that all entries belong to.

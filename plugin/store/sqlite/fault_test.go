@@ -168,7 +168,7 @@ func TestLocked(t *testing.T) {
 	if err := findSecret(t, s, 3); err != nil {
 		t.Errorf("reading while another process writes: %v", err)
 	}
-	// Later writers fail soon instead of waiting for the lock one after another.
+	// After one writer found the file locked, later writers fail soon instead of waiting one after another.
 	if _, err := s.db.cur.write.Exec(`PRAGMA busy_timeout = 3600000`); err != nil {
 		t.Fatal(err)
 	}

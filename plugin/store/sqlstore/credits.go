@@ -16,7 +16,8 @@ import (
 // node counts as dead, and other nodes may lease its credits.
 const LeaseTTL = 10 * time.Second
 
-// Ledger entries of these kinds have one row per key and hour.
+// The ledger of credits has one row per key and hour for the kinds usage and shortfall. Other kinds have
+// one row per entry.
 const (
 	kindUsage     = "usage"
 	kindShortfall = "shortfall"

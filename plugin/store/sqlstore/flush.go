@@ -37,8 +37,8 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		if at.IsZero() {
 			at = t.Now
 		}
-		// Refunds are recorded first, because other spends may already have used the refunded credits. Without
-		// the refunds such a spend would exceed the balance.
+		// Refunds are recorded before other spends, because a spend may already have used the refunded credits.
+		// Without the refunds, the spend would exceed the balance.
 		spends := slices.Clone(f.Spends)
 		slices.SortStableFunc(spends, func(a, b gateway.Spend) int {
 			// The tenants are sorted so that all nodes lock them in the same order.

@@ -37,8 +37,8 @@ func (t *Tx) Key(keyspace, id string) (*gateway.Key, error) {
 	return &k, nil
 }
 
-// narrowPrefix is the length of a prefix, in characters, from which only few keys share it. For such a
-// prefix it is faster to find and sort the few keys than to read all keys in order.
+// narrowPrefix is the least length, in characters, of a prefix that only few keys share. Finding and
+// sorting these few keys is faster than reading all keys in order.
 const narrowPrefix = 12
 
 // Keys implements management.Tx. It sorts keys by the order in which their rows were inserted. It does

@@ -65,7 +65,7 @@ type Database interface {
 // Conns are the connections for reading, with the prepared queries.
 type Conns struct {
 	Read *sql.DB
-	// Stop is closed when these connections are about to be replaced. Long reads then end.
+	// Stop is closed when the connections are about to be replaced. Long reads then end.
 	Stop chan struct{}
 	hot  hotQueries
 }

@@ -36,7 +36,7 @@ func tenantRoundTrip(t *testing.T, s Store) {
 
 	full.Name, full.Plan, full.Active, full.Overrides, full.Metadata = "B", "free", false, gateway.Overrides{}, nil
 	full.UpdatedAt, full.DeletedAt = at.Add(2*time.Hour), at.Add(3*time.Hour)
-	full.Credits, full.Version = 1000, 77 // The store sets Credits and Version by itself and ignores these values.
+	full.Credits, full.Version = 1000, 77 // The store sets Credits and Version by itself, and must ignore the values that a caller sets.
 	update(t, s, func(tx store.Tx) error { return tx.UpdateTenant(full) })
 	if full.Version != 2 {
 		t.Errorf("version after the update: %d, want 2", full.Version)
