@@ -13,8 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// After a reload that failed because another app could not start, the running configuration is
-// newer than the failed one. The failed one may have checked requests for a moment.
+// TestFailedReloadStaysOlder checks a reload that failed because another app could not start. The running configuration
+// counts as newer than the failed one, although the failed one may have checked requests for a moment.
 func TestFailedReloadStaysOlder(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")
 	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free"}), nil); err != nil {

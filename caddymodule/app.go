@@ -103,7 +103,7 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 // checkCaddy is a variable so that tests can replace it.
 var checkCaddy = redact.CheckCaddy
 
-// logSecrets returns the keys of all keyspaces, which must not appear in logs.
+// logSecrets returns the shapes of the keys of all keyspaces. Texts of these shapes must not appear in logs.
 func (a *App) logSecrets() redact.Secrets {
 	s := redact.NewSecrets(a.compiled.Cleaner, nil)
 	for _, ks := range a.compiled.Keyspaces {
@@ -122,7 +122,7 @@ func (a *App) Start() error {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
 	defer cancel()
-	// Sites may serve requests already, so the spans are cleaned before anything slow.
+	// Sites may already serve requests, so the removal of keys from spans begins before anything slow.
 	check.CleanTraces()
 	if err := a.engine.Apply(ctx, a.config); err != nil {
 		return err
@@ -181,8 +181,7 @@ func (a *App) Verifier() inspect.Checker {
 	return &verifier{a}
 }
 
-// addRules adds a handler's rules to those that verify and explain apply to requests of a
-// keyspace.
+// addRules adds the path rules of a handler to the rules that verify and explain apply to requests of a keyspace.
 func (a *App) addRules(keyspace string, r *pathRules) {
 	a.rulesMu.Lock()
 	defer a.rulesMu.Unlock()
@@ -206,7 +205,7 @@ var (
 	_ sites.App          = (*App)(nil)
 )
 
-// ConfigHash returns the configuration's hash, which it computes once.
+// ConfigHash returns the hash of the configuration. The hash is computed at the first call.
 func (a *App) ConfigHash() string {
 	a.hashOnce.Do(func() { a.hashed = a.Config.ConfigHash() })
 	return a.hashed

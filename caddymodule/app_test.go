@@ -23,7 +23,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// load replaces the running configuration by one with the keygate app and the extra apps.
+// load replaces Caddy's running configuration by one that has the keygate app and the apps in extra.
 func load(t *testing.T, app *App, extra caddy.ModuleMap) error {
 	t.Helper()
 	apps := caddy.ModuleMap{}
@@ -75,7 +75,7 @@ func current(t *testing.T) *App {
 	return app.(*App)
 }
 
-// onSQLite returns an app with a new store and these plans.
+// onSQLite returns an app that has a new SQLite store at path and the given plans.
 func onSQLite(path string, plans ...*config.PlanConfig) *App {
 	return &App{Config: config.Config{
 		Store:     &config.StoreConfig{Path: path},
@@ -270,7 +270,7 @@ func TestPlanWithTenantsCannotBeRemoved(t *testing.T) {
 	}
 	defer taken.Close()
 	successor := onSQLite(db, &config.PlanConfig{Name: "free"}, &config.PlanConfig{Name: "pro", Was: []string{"gold"}})
-	for range 5 { // Caddy starts apps in random order, so several tries cover both orders
+	for range 5 { // Caddy starts apps in random order, so several reloads cover both orders.
 		err := load(t, successor, caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())})
 		wantError(t, err, "address already in use")
 		if held := plans(t, running); held["gold"] != 2 {
@@ -317,13 +317,13 @@ func TestPeppersMustFitTheStore(t *testing.T) {
 		peppers []string
 		wantErr string
 	}{
-		{nil, ""},                  // first start, before there are peppers
-		{[]string{"A"}, ""},        // the first
-		{nil, "has none"},          // forgotten
-		{[]string{"B"}, "not one"}, // a new pepper without the former one
+		{nil, ""},                  // The first start has no peppers.
+		{[]string{"A"}, ""},        // The second start has the first pepper, "A".
+		{nil, "has none"},          // A start without any pepper fails, because the store has digests that need the pepper "A".
+		{[]string{"B"}, "not one"}, // A start with a new pepper fails if the former pepper is missing.
 		{[]string{"A", "B"}, "never used"},
 		{[]string{"B", "A"}, ""},
-		{[]string{"B"}, ""}, // all rehashed
+		{[]string{"B"}, ""}, // All keys are stored under the pepper "B" by now, so the pepper "A" is not needed any more.
 		{[]string{"C", "B", "A"}, ""},
 		{[]string{"A", "B"}, ""},
 		{[]string{"A", "C"}, ""},
@@ -355,7 +355,8 @@ func TestStoreThatCannotBeOpened(t *testing.T) {
 	})
 }
 
-// Cleanup of an app whose provisioning failed releases only what the app had taken.
+// TestCleanupOfHalfProvisioned checks that the Cleanup of an app whose provisioning failed releases only what the app had
+// acquired before the failure.
 func TestCleanupOfHalfProvisioned(t *testing.T) {
 	if err := new(App).Cleanup(); err != nil {
 		t.Errorf("an app that was never provisioned: %v", err)

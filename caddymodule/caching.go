@@ -16,14 +16,14 @@ import (
 // varyList is a list of field names for Vary.
 type varyList struct {
 	names []string
-	// line holds the names as one field value; empty if there are none.
+	// line holds the header names as one field value. It is empty if there are no names.
 	line string
 }
 
 func newVaryList(names []string) varyList { return varyList{names, strings.Join(names, ", ")} }
 
-// credentialHeaders returns the header names of the places, without duplicates. Places in the
-// query have none: caches store a response under its URL, with the query.
+// credentialHeaders returns the names of the headers that can hold a key, without duplicates. A place in the query has no
+// header: caches store a response under its URL, which includes the query.
 func credentialHeaders(places []apikey.Place) []string {
 	var names []string
 	for i := range places {

@@ -32,15 +32,15 @@ type requestCheck struct {
 	dec     gateway.Decision
 }
 
-// reset prepares c for another request. It keeps no key.
+// reset prepares c for another request, and removes the key of the former request from it.
 func (c *requestCheck) reset() {
 	c.verdict, c.applied, c.checked, c.req = rules.Verdict{}, false, false, gateway.Request{}
 	c.dec.Reset()
 }
 
-// apply evaluates a directive's rules and makes the verdict at least as strict as their result.
-// path is the directive's reading of the path; an ambiguous path rejects the request. query is the
-// raw query, which may name further methods. c.req.Trace must be set before.
+// apply evaluates the rules of the directive d, and makes the verdict at least as strict as their result. path is the path
+// as the directive reads it; if it is ambiguous, the request is rejected. query is the raw query, which may name further
+// methods. The caller sets c.req.Trace before the call.
 func (c *requestCheck) apply(d *pathRules, method string, path *rules.Path, query string) {
 	switch {
 	case c.checked:
@@ -66,10 +66,9 @@ type checkedRequest interface {
 	address() netip.Addr
 }
 
-// run checks r against the verdict, unless apply has rejected its path. body reads other methods
-// from the body, or is nil; it is used only if it can change the result. run may block on the
-// client if body is not nil, and on the store, until ctx ends. The caller must set all fields of
-// c.req that come neither from r nor from the verdict.
+// run checks the request r against the verdict, unless apply has rejected the path of r. body reads further methods from the
+// request's body, or is nil; it is called only if it can change the result. run may block on the client if body is not nil,
+// and on the store, until ctx ends. The caller sets all fields of c.req that come neither from r nor from the verdict.
 func (c *requestCheck) run(ctx context.Context, g *cluster.Member, r checkedRequest, body *override) {
 	if c.checked {
 		return

@@ -85,7 +85,8 @@ func checkCases() []checkCase {
 	}
 }
 
-// The handler, verify and explain decide alike about the same request, and charge the same cost.
+// TestHandlerVerifyAndExplainAgree checks that the handler, verify and explain decide in the same way about the same
+// request, and charge the same cost.
 func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 	ctx := context.Background()
 	for _, tc := range checkCases() {

@@ -29,7 +29,7 @@ func TestMonitoringFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var metrics, old []string
-	labels := []string{"le", "instance"} // le is the label of histograms; Prometheus itself adds instance
+	labels := []string{"le", "instance"} // The label le belongs to histograms, and Prometheus itself adds the label instance.
 	for _, f := range families {
 		metrics = append(metrics, f.GetName())
 		for _, m := range f.GetMetric() {

@@ -93,8 +93,8 @@ func TestShippedConfigurations(t *testing.T) {
 
 var products = []string{"convilyn", "convoy", "vilvik", "converra", "knouds"}
 
-// The configuration of all five products has the same keyspaces and handlers as the products' own
-// files.
+// TestAllFiveMatchesProducts checks that the configuration that serves all five products has the same keyspaces and handlers
+// as the configurations of the single products.
 func TestAllFiveMatchesProducts(t *testing.T) {
 	t.Chdir(filepath.Join("..", "configs"))
 	files := shipped(t)

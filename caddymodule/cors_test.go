@@ -141,7 +141,7 @@ func TestCORSOfResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name, origin  string
 		cors          config.CORSConfig
-		own           string // the upstream's own header
+		own           string // own is the value of the header Access-Control-Allow-Origin that the upstream sets itself.
 		want          string
 		varies        bool
 		refused       string

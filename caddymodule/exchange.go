@@ -28,10 +28,10 @@ type exchange struct {
 	vars map[string]any
 	// preflight reports whether the request is a CORS preflight, which passes unchecked.
 	preflight bool
-	// observed reports whether a rejection is only recorded, and the request passes.
+	// observed reports whether the request passes although it should be rejected, because the rejection is only recorded.
 	observed bool
 	cancel   context.CancelCauseFunc
-	actual   string // the cost in the upstream's response header
+	actual   string // actual is the cost that the upstream states in its response header.
 	shown    placeholders
 	body     countedBody
 	live     gateway.Live

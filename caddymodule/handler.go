@@ -21,11 +21,16 @@ import (
 // Handler checks the API key of each request. It rejects the request or passes it on, with headers
 // that name the tenant and the key. It sets these placeholders:
 //
-// Placeholder | Description ------------|------------ `{http.auth.user.id}` | The tenant; the
-// access log prints it as `user_id` `{keygate.tenant}` | The tenant `{keygate.plan}` | The
-// tenant's plan `{keygate.key_id}` | The key's id `{keygate.key_name}` | The key's name
-// `{keygate.scopes}` | The key's effective scopes, separated by spaces `{keygate.environment}` |
-// The key's environment `{keygate.reason}` | The reason of a rejection, or `allowed`
+// Placeholder | Description
+// ------------|------------
+// `{http.auth.user.id}` | The tenant; the access log prints it as `user_id`
+// `{keygate.tenant}` | The tenant
+// `{keygate.plan}` | The tenant's plan
+// `{keygate.key_id}` | The key's id
+// `{keygate.key_name}` | The key's name
+// `{keygate.scopes}` | The key's effective scopes, separated by spaces
+// `{keygate.environment}` | The key's environment
+// `{keygate.reason}` | The reason of a rejection, or `allowed`
 type Handler struct {
 	config.HandlerConfig
 
@@ -91,8 +96,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if outer := stateOf(redact.Of(vars)); outer != nil {
 		if outer.rejected != nil {
-			// The request is in an error route of a rejection, and no other directive may admit
-			// it.
+			// The request is in an error route that handles a rejection, and no other directive may admit the request.
 			return outer.rejected
 		}
 		if outer.checked {
@@ -226,7 +230,7 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	}
 	u := *o.URL
 	if u.RawQuery == query {
-		u.RawQuery = r.URL.RawQuery // true for nearly all requests
+		u.RawQuery = r.URL.RawQuery // The condition holds for nearly all requests: the query has changed only because the credentials were removed.
 	} else {
 		p.Empty(nil, &u, g, prefixedOnly)
 		p.EmptyMisplaced(nil, &u, g)
@@ -238,7 +242,7 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, o))
 }
 
-// refuse rejects the request: it writes a response through the site's error routes, or its own.
+// refuse rejects the request. Either the site's error routes write the response, or Keygate writes its own.
 func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	h, d := x.h, &x.dec
 	// As for any error, error routes see the URL as it arrived, before any rewrite. The

@@ -36,7 +36,7 @@ var benchSites = []struct{ name, options string }{
 
 // benchServers are the servers of a running Caddy and a key that they accept.
 type benchServers struct {
-	servers []*caddyhttp.Server // one for each of benchSites, in the same order
+	servers []*caddyhttp.Server // servers holds one server for each of benchSites, in the same order.
 	key     string
 }
 
@@ -182,7 +182,7 @@ func BenchmarkHandlerAdds(b *testing.B) {
 	const turn = 1000
 	s := newBenchServers(b)
 	for i := range benchSites {
-		s.serve(b, i) // load the key into memory
+		s.serve(b, i) // The first request of each site loads the key into memory.
 	}
 	var plain, plainLog, adds, addsLog []float64
 	for b.Loop() {

@@ -101,7 +101,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	for range 3 { // Caddy starts apps in random order, so several tries cover both orders
+	for range 3 { // Caddy starts apps in random order, so several reloads cover both orders.
 		wrong(at("gate:rose-4", proxy.Addr()), caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())}, "address already in use")
 	}
 	testkit.Eventually(t, "the rejected address has no connections", func() bool { return proxy.Connections() == 0 })

@@ -207,7 +207,7 @@ func TestPostsThatNameAnotherMethod(t *testing.T) {
 		{"/items/7", s.key, formType, strings.Repeat("a", maxOverrideBody+1), 403},
 		{"/items/7", admin, formType, strings.Repeat("a", maxOverrideBody+1), 200},
 		{"/items/7", s.key, "text/plain", strings.Repeat("a", maxOverrideBody+1), 200},
-		{"/items", s.key, formType, "_method=DELETE", 200}, // rules do not differ by method here
+		{"/items", s.key, formType, "_method=DELETE", 200}, // The rules for /items do not differ by method, so the method in the body does not matter.
 		{"/items/7", "", formType, "_method=DELETE", 401},
 		{"/forms/x", "", formType, "a=1", 200},
 		{"/forms/x", "", formType, "_method=POST", 200},

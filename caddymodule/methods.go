@@ -196,7 +196,7 @@ func bodyKind(r *http.Request) int {
 	types := r.Header["Content-Type"]
 	switch len(types) {
 	case 0:
-		return formBody // Rack and PHP treat such a body as a form
+		return formBody // Rack and PHP treat a body of this content type as a form.
 	case 1:
 		return kindOf(types[0])
 	}
@@ -225,10 +225,10 @@ func kindOf(contentType string) int {
 	}
 	lower := strings.ToLower(contentType)
 	if kind != jsonBody && (strings.Contains(lower, "/json") || strings.Contains(lower, "+json")) {
-		return oddBody // Laravel searches the whole header for these words
+		return oddBody // Laravel searches the whole header for the words that mean JSON, so this body may count as JSON.
 	}
 	if kind != otherBody && strings.Contains(lower, "charset") && !plainCharset.MatchString(contentType) {
-		return oddBody // in charsets such as UTF-16 and UTF-7, a field's name has other bytes
+		return oddBody // In charsets such as UTF-16 and UTF-7, the name of a field is encoded in other bytes, so it can't be searched for.
 	}
 	return kind
 }
@@ -365,7 +365,7 @@ func jsonMethods(body []byte) (methods []string, ok bool) {
 		}
 		var text string
 		if json.Unmarshal(value, &text) != nil {
-			text = "?" // no string
+			text = "?" // The value is no string, so it can't be a known method. The question mark makes it count as an invalid one.
 		}
 		methods = addMethod(methods, text)
 	}

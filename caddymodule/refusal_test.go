@@ -102,7 +102,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := words(t, tt.errors)
-			for range 2 { // the second round finds changes to data that requests share
+			for range 2 { // The second round would show a change to data that requests share.
 				w := httptest.NewRecorder()
 				r.write(w, httptest.NewRequest("GET", "/", nil), &tt.refusal)
 				if w.Code != tt.status {

@@ -16,8 +16,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// With usage off nothing is counted, but the last requests are still recorded unless they are off
-// too.
+// TestUsageOff checks that `usage off` stops counting. The last requests of a key are still recorded, unless they are turned
+// off too.
 func TestUsageOff(t *testing.T) {
 	ctx, actor := context.Background(), management.Actor{Name: "test"}
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {

@@ -34,12 +34,12 @@ type responseWriter struct {
 	// mu guards the fields below, because end runs on another goroutine than the handler.
 	mu      sync.Mutex
 	sent    bool           // the final header was sent
-	ended   gateway.Reason // reason why the request was ended early; Allowed if it was not
-	closed  bool           // the handler has returned, so the wrapped writer must not be used
+	ended   gateway.Reason // ended is the reason why the request was ended early. It is Allowed if the request was not ended.
+	closed  bool           // closed reports whether the handler has returned, so that the wrapped writer must not be used any more.
 	left    bool           // the exchange's scratch must not be used
-	refused bool           // the request was ended before its header was sent, so the rejection can be written
+	refused bool           // refused reports whether the request was ended before its header was sent, so that the rejection can be written.
 	conn    net.Conn
-	writing int // number of running calls that may block on the client or use the exchange's scratch
+	writing int // writing counts running calls that may block on the client or use the scratch of the exchange.
 	control *http.ResponseController
 }
 

@@ -94,7 +94,7 @@ type routeWalk struct {
 	invoked []string
 }
 
-// list visits one list of routes. It returns false if the walk must stop.
+// list visits the handlers in one list of routes. It returns false if the walk must stop.
 func (w *routeWalk) list(kind routeKind, routes caddyhttp.RouteList) bool {
 	w.path = append(w.path, routeStep{kind: kind, routes: routes})
 	defer func() { w.path = w.path[:len(w.path)-1] }()
@@ -202,8 +202,9 @@ func (h *routedHandler) precedes(other *routedHandler) bool {
 	return a.route < b.route && !route.Terminal && (route.Group == "" || route.Group != b.routes[b.route].Group)
 }
 
-// covers reports whether every request that reaches other also matches the routes to h. This holds
-// if h's route at the fork has no matchers or other's, and h's routes below it have none.
+// covers reports whether every request that reaches other also matches the routes to h. That is so if two conditions hold:
+// at the fork, the route of h has no matchers or the same matchers as the route of other; and below the fork, the routes of
+// h have no matchers.
 func (h *routedHandler) covers(other *routedHandler) bool {
 	i := h.fork(other)
 	if i < 0 {

@@ -68,7 +68,7 @@ func (a *Checkup) warnDebug() {
 			a.log.Warn("a logger at level DEBUG would write API keys in URLs: set `format keygate` in its log block, or add these lines to its `format filter`",
 				"logger", leak.Log, "lines", leak.Lines)
 		}
-		return // the result does not depend on the prefix, so one keyspace is enough
+		return // The result does not depend on the prefix of a key, so checking one keyspace is enough.
 	}
 }
 

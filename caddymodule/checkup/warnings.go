@@ -200,7 +200,7 @@ func (a *Checkup) unusedKeyspaces(app *caddyhttp.App, at *config.AdaptedLines) (
 				message: "keys in headers are not accepted, because credentials replaces the default places: add `default` to credentials to accept keys in Authorization: Bearer and X-API-Key too"})
 		}
 		if used[name] || api && (len(used) > 0 || !upstream) {
-			continue // such a gateway may only verify keys over the API
+			continue // A gateway without sites that check keys may only verify keys over the API, so it gets no warning.
 		}
 		out = append(out, warning{level: slog.LevelWarn, at: at.Field(path), attrs: []any{"keyspace", name},
 			message: "keygate is configured, but no site checks the keys of this keyspace: add the directive `keygate` to the site of the API"})

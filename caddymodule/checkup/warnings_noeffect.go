@@ -50,7 +50,7 @@ func (a *Checkup) withoutEffect(app *caddyhttp.App, at *config.AdaptedLines) (ou
 	return out
 }
 
-// unknownMethods returns the methods in patterns that are not registered, without duplicates.
+// unknownMethods returns the methods in patterns that are not registered with IANA, without duplicates.
 func unknownMethods(patterns []rules.Pattern) (out []string) {
 	for _, p := range patterns {
 		for _, method := range p.Methods {

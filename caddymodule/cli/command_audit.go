@@ -135,7 +135,7 @@ func verifyChain(cmd *cobra.Command) error {
 			return err
 		}
 		r.Checkpoints, r.Signed = r.Checkpoints+whole.Checkpoints, r.Signed+whole.Signed
-		for _, p := range whole.Problems { // each part's report repeats the problems of the chain itself
+		for _, p := range whole.Problems { // The report about each part of the chain repeats the problems of the whole chain, so those are removed here.
 			if !slices.Contains(r.Problems, p) {
 				r.Problems = append(r.Problems, p)
 			}

@@ -201,7 +201,7 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		var failed *url.Error
 		if errors.As(err, &failed) {
-			err = failed.Err // url.Error repeats the address, which the message below names
+			err = failed.Err // url.Error repeats the address. The message below names the address already, so only the inner error is used.
 		}
 		return nil, fmt.Errorf("the gateway at %s does not answer: %w; check that it is running, and that --address, --config or --server is right", c.name, err)
 	}

@@ -128,8 +128,8 @@ func ask(cmd *cobra.Command, path string, query url.Values, into any) {
 	}
 }
 
-// recordsOf returns suggestions for the newest records of a list. Keys are restricted to the
-// tenant in the flag --tenant, if it is set.
+// recordsOf returns suggestions for the newest records of the list at path. If the flag --tenant is set, only keys of that
+// tenant are suggested.
 func recordsOf[T any](cmd *cobra.Command, path string, show func(T) string) []string {
 	query := url.Values{"limit": {strconv.Itoa(management.MaxPage)}}
 	if path == "/v1/keys" {

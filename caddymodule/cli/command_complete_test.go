@@ -58,7 +58,7 @@ func TestCompletion(t *testing.T) {
 	const noFiles = ":4"
 	for _, tt := range []struct {
 		args []string
-		want string // the suggestions, then cobra's completion directive
+		want string // want holds the expected suggestions, followed by cobra's completion directive.
 	}{
 		{[]string{"usage", "--step", ""}, "hour day " + noFiles},
 		{[]string{"usage", "--step", "d"}, "day " + noFiles},

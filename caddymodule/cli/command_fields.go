@@ -16,7 +16,7 @@ type fieldKind uint8
 
 const (
 	textField fieldKind = iota
-	// clearable is a text; an empty one is sent as null.
+	// clearable is the kind of a text field that can be removed: an empty text is sent as null.
 	clearable
 	boolField
 	numberField

@@ -217,7 +217,7 @@ func pending(r management.Receipt) error {
 	for _, p := range r.Pending {
 		fmt.Fprintf(&b, "%s has not confirmed", p.Node)
 		if p.StopsBy != nil {
-			by := p.StopsBy.Add(time.Second - 1) // rounded up to whole seconds, so that the printed time is not too early
+			by := p.StopsBy.Add(time.Second - 1) // The time is rounded up to whole seconds, so that the printed time is not too early.
 			fmt.Fprintf(&b, " (it stops by %s)", moment(&by))
 		}
 		b.WriteString("; ")

@@ -20,8 +20,8 @@ func addListFlags(cmd *cobra.Command, filters map[string]string) {
 	cmd.Flags().String("cursor", "", "Print the next page: the next_cursor of the page before")
 }
 
-// listed fetches the list at path and calls row for each entry. It fetches one page with --limit
-// or --cursor, else all pages. With --json it prints the list instead and returns true.
+// listed fetches the list at path and calls row for each entry. With --limit or --cursor it fetches one page, otherwise all
+// pages. With --json it prints the list as JSON instead and returns true.
 func listed[T any](cmd *cobra.Command, path string, filters []string, row func(T)) (asked bool, err error) {
 	c, err := clientOf(cmd)
 	if err != nil {

@@ -68,7 +68,7 @@ func TestCommandWaitsForStart(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- run("1m") }()
 	go func() {
-		time.Sleep(20 * time.Millisecond) // usually the command's first try fails by then; the test holds without that too
+		time.Sleep(20 * time.Millisecond) // The pause lets the first request of the command fail, as it usually does. The test also holds if the request comes later.
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			done <- err

@@ -175,7 +175,7 @@ func tenantCredits(cmd *cobra.Command, args []string) error {
 	return out.flush()
 }
 
-// deleteCall makes a DELETE call and prints the text done after it.
+// deleteCall sends a DELETE request, and then prints the text in done.
 func deleteCall(cmd *cobra.Command, path string, query url.Values, done string) error {
 	c, err := clientOf(cmd)
 	if err != nil {

@@ -96,7 +96,7 @@ func (s *shell) answers() bool {
 func (s *shell) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "HOME="+s.dir, tokenEnv+"=",
-		"GORACE=atexit_sleep_ms=10") // by default the race detector delays the end of each process by a second
+		"GORACE=atexit_sleep_ms=10") // Without GORACE, the race detector delays the end of each process by a second.
 	cmd.Dir = s.dir
 	return cmd
 }
@@ -120,7 +120,8 @@ func (s *shell) run(stdin string, args ...string) ended {
 	return ended{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
 }
 
-// keygate runs a command, fails the test unless it ends with the status, and returns its output.
+// keygate runs a command of the CLI, fails the test unless the command ends with the exit status status, and returns the
+// output.
 func (s *shell) keygate(status int, args ...string) string { return s.piped(status, "", args...) }
 
 func (s *shell) piped(status int, stdin string, args ...string) string {

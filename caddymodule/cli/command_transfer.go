@@ -68,7 +68,7 @@ type importRun struct {
 	create bool
 	// unknown is the value of --allow-unknown-shape.
 	unknown bool
-	pepper  string // id
+	pepper  string // pepper is the id of the pepper that rows with an HMAC use.
 
 	rows  []json.RawMessage
 	lines []int
@@ -156,7 +156,7 @@ func formatOf(cmd *cobra.Command, name string) (transfer.Format, error) {
 	return "", usagef("--format must be csv or jsonl")
 }
 
-// all reads all rows and sends them in batches.
+// all reads all rows of the file and sends them to the API in batches.
 func (run *importRun) all(ctx context.Context, r *transfer.Reader) error {
 	for {
 		row, err := r.Next()
@@ -197,8 +197,8 @@ func withPepper(row json.RawMessage, id string) json.RawMessage {
 	return b
 }
 
-// send sends the collected rows. It repeats a call without a response; rows that were stored count
-// as unchanged then.
+// send sends the collected rows to the API. If a call gets no response, send repeats it. Rows that the first call stored then
+// count as unchanged.
 func (run *importRun) send(ctx context.Context) error {
 	if len(run.rows) == 0 {
 		return nil
@@ -290,7 +290,7 @@ func exportKeys(cmd *cobra.Command, _ []string) error {
 	}
 	query := url.Values{"limit": {strconv.Itoa(management.MaxPage)}}
 	if tenant, _ := cmd.Flags().GetString("tenant"); tenant != "" {
-		// Without this check, an unknown tenant would look like one without keys.
+		// Without this check, a tenant that does not exist would look like a tenant without keys.
 		if _, err := c.call(cmd.Context(), http.MethodGet, tenantPath(tenant), nil, nil, nil); err != nil {
 			return err
 		}
@@ -341,7 +341,7 @@ func newProgress(out io.Writer, in io.Reader) *progress {
 	return p
 }
 
-// count returns a reader of in that counts the read bytes in p.
+// count returns a reader that reads from in and adds the number of bytes read to p.
 func (p *progress) count(in io.Reader) io.Reader { return &counted{in, p} }
 
 type counted struct {

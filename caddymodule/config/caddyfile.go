@@ -41,7 +41,7 @@ import (
 //
 // A second global option `keygate` is an error, because nothing states which of two settings wins.
 func ParseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
-	d.Next() // skip the option's name
+	d.Next() // This call skips the name of the option.
 	if existing != nil {
 		return nil, d.Err("the global option keygate is stated twice: put all options into one block")
 	}
@@ -96,11 +96,10 @@ func block(d *caddyfile.Dispenser, what string, opts options) error {
 	return nil
 }
 
-// args returns the rest of the line, which must hold at least low and at most high arguments; high
-// < 0 sets no upper bound. usage is the line's syntax for the error message.
+// args returns the arguments in the rest of the line. It returns an error unless their number is at least low and at most
+// high; a negative high sets no upper bound. usage is the syntax of the line for the error message.
 func args(d *caddyfile.Dispenser, low, high int, usage string) ([]string, error) {
-	// The copy keeps the place of the option's line for the error. RemainingArgs moves d past that
-	// line.
+	// The error must name the line of the option, but RemainingArgs moves d past that line. So the copy keeps the position.
 	at := *d
 	out := d.RemainingArgs()
 	if len(out) < low || high >= 0 && len(out) > high || slices.Contains(out[:min(low, len(out))], "") {

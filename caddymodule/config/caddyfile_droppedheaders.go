@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Caddy removes headers whose names contain an underscore or a dot before any handler sees them, unless the
-// server's expected_underscore_headers or expected_dot_headers lists them. Then it removes the same name
-// with hyphens. A key in such a header would never be found.
+// Caddy removes a header whose name contains an underscore or a dot before any handler sees it. Caddy keeps the header only
+// if the server lists its name in expected_underscore_headers or expected_dot_headers. A listed name makes Caddy remove the
+// spelling with hyphens instead. A key in a removed header would never be found.
 
 // ExpectedHeaders holds the lists expected_underscore_headers and expected_dot_headers of one
 // server.
@@ -102,8 +102,8 @@ func serverOptions(h httpcaddyfile.Helper) (options []serverOption) {
 	return options
 }
 
-// locateGlobal adds file and line to an error about a field of the global option: the field's
-// line, or else d's.
+// locateGlobal adds file and line to an error about a field of the global option. It uses the line of the field, or else the
+// present line of d.
 func locateGlobal(d *caddyfile.Dispenser, err error) error {
 	LastAdapted.mu.Lock()
 	defer LastAdapted.mu.Unlock()

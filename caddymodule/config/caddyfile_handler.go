@@ -123,7 +123,7 @@ func (c *HandlerConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // parseHandler reads a directive into c. If a is not nil, it also checks c against the global
 // option.
 func parseHandler(d *caddyfile.Dispenser, a *Config, c *HandlerConfig) error {
-	d.Next() // skip the directive's name
+	d.Next() // This call skips the name of the directive.
 	l := make(lines)
 	for _, field := range []string{"keyspace", "only", "except"} {
 		l.note(field, d)
@@ -235,7 +235,7 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 	return opts
 }
 
-// patternsAnd reads a line of path patterns that ends in one further word.
+// patternsAnd reads a line of path patterns whose last word is not a pattern, such as a scope, and returns both.
 func patternsAnd(d *caddyfile.Dispenser, usage string) ([]rules.Pattern, string, error) {
 	at := *d
 	a, err := args(d, 2, -1, usage)

@@ -189,7 +189,7 @@ type PathsConfig struct {
 //		report
 //	}
 func ParsePathsDirective(h httpcaddyfile.Helper) (*PathsConfig, error) {
-	h.Next() // skip the directive's name
+	h.Next() // This call skips the name of the directive.
 	p := new(PathsConfig)
 	l := make(lines)
 	l.note("keyspace", h.Dispenser)

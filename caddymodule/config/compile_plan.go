@@ -23,9 +23,8 @@ const (
 	redisDownClosed = "closed"
 )
 
-// plans compiles the plans into gk, whose scopes must already be set. A former plan's name maps to
-// the plan that replaces it. So tenants whose record still holds the former name are checked by
-// the new plan at once.
+// plans compiles the plans into gk, whose scopes must be set before. The name of a former plan maps to the plan that replaces
+// it. So tenants whose record still holds the former name are checked by the new plan at once.
 func (c *KeyspaceConfig) plans(gk *gateway.Keyspace) error {
 	configs := c.Plans
 	if len(configs) == 0 {

@@ -41,7 +41,7 @@ type ConsoleConfig struct {
 
 // UnmarshalCaddyfile sets up c from its directive without a matcher. See parseConsole for the syntax.
 func (c *ConsoleConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // skip the directive's name
+	d.Next() // This call skips the name of the directive.
 	at := *d
 	l := make(lines)
 	l.note("keyspace", d)

@@ -195,8 +195,8 @@ func (a *Config) storeIdentity(s Secrets) (id, path string, err error) {
 	if strings.ContainsAny(s.StorePath, "\x00?#") {
 		return "", "", Errorf("store", "the path of the store holds a NUL, '?' or '#'")
 	}
-	// If the directory does not exist, the absolute path identifies the store. Opening the store
-	// reports the error.
+	// If the directory does not exist, the absolute path identifies the store. The missing directory is reported when the store
+	// is opened.
 	if path, err = sqlite.Identity(s.StorePath); err != nil {
 		if path, err = filepath.Abs(s.StorePath); err != nil {
 			return "", "", Errorf("store", "finding the working directory: %w", err)

@@ -26,7 +26,7 @@ import (
 
 // field is a private field of a struct in Caddy.
 type field struct {
-	in   reflect.Type // the struct
+	in   reflect.Type // in is the struct that holds the field.
 	name string
 	is   reflect.Type
 

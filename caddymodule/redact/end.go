@@ -27,7 +27,7 @@ import (
 // The reader calls the hook under the reader's lock. That lock guards the fields, except those
 // that are set before the handlers run.
 type endHook struct {
-	http.ResponseWriter // always nil; a ResponseController looks only for the method SetReadDeadline
+	http.ResponseWriter // ResponseWriter is always nil, because a ResponseController looks only for the method SetReadDeadline.
 	reader              *caddyhttp.IdleTimeoutReader
 	conn                *http.ResponseController
 	arming              bool

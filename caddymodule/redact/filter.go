@@ -153,8 +153,7 @@ func Unregister(owner any) {
 func (k *knownKeys) merge() {
 	all := usualPlaces
 	for _, s := range k.owners {
-		// a single owner keeps its own cleaner, so that lines which this cleaner has cleaned are
-		// not searched again
+		// A single owner keeps its own cleaner, so that lines which this cleaner has cleaned are not searched again.
 		all = s.And(all)
 	}
 	k.merged.Store(&all)

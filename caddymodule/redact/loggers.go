@@ -36,7 +36,7 @@ func shouldLogRequest(logs *caddyhttp.ServerLogConfig, host string) bool {
 // namedLogger caches the loggers that are named under one logger. A configuration has few of them.
 type namedLogger struct {
 	*zap.Logger
-	named sync.Map // *zap.Logger by name
+	named sync.Map // named maps names to loggers of the type *zap.Logger.
 }
 
 // under returns the logger with this name, or l itself for "". name must come from the
@@ -104,7 +104,7 @@ func hostLoggers(logs *caddyhttp.ServerLogConfig, hostport string) []string {
 
 func hostOnly(hostport string) string {
 	if strings.IndexByte(hostport, ':') < 0 {
-		return hostport // SplitHostPort would allocate an error
+		return hostport // SplitHostPort would allocate an error for a host without a port, so this case is handled before.
 	}
 	if host, _, err := net.SplitHostPort(hostport); err == nil {
 		return host

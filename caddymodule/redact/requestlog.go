@@ -84,7 +84,7 @@ type RequestLog struct {
 	server *caddyhttp.Server
 	r      *http.Request
 	ctx    context.Context
-	vars   map[string]any // of ctx
+	vars   map[string]any // vars are the variables of the request, from the request's context.
 
 	// The fields below are set only if Caddy would write an access log line.
 

@@ -337,7 +337,7 @@ func (g *logHarness) lines(t *testing.T, file string) map[string][]map[string]an
 	}
 	for text := range bytes.Lines(b) {
 		if !bytes.HasSuffix(text, []byte("\n")) {
-			break // the last line is incomplete, since Caddy is writing it
+			break // The last line of the file is incomplete, because Caddy is still writing it.
 		}
 		var line map[string]any
 		if err := json.Unmarshal(text, &line); err != nil {
@@ -556,7 +556,7 @@ func TestAccessLog(t *testing.T) {
 			}
 			for i := range ours {
 				if strings.HasPrefix(c.id, "quiet") {
-					continue // without an access log, the error line shows the header as handlers have changed it
+					continue // Without an access log, the error line shows the header as handlers have changed it, so the headers are not compared.
 				}
 				compareLines(t, c, f, &s, ours[i], theirs[i])
 			}

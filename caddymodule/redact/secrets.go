@@ -114,7 +114,7 @@ func (s *Secrets) cleanValues(name string, values []string, ofRequest bool) []st
 		c := v
 		switch {
 		case i > 0 && v == values[i-1]:
-			c = out[i-1] // cleaned once, since HTTP/2 clients can repeat a value at the cost of one byte each
+			c = out[i-1] // A repeated value is cleaned only once, because HTTP/2 clients can repeat a value at the cost of one byte each.
 		case ofRequest:
 			c = s.Text(s.inPlaces(name, v))
 		default:

@@ -39,7 +39,7 @@ func TestSecretsHeader(t *testing.T) {
 	s := testSecrets()
 	for _, tt := range []struct{ name, value, want string }{
 		{"X-Api-Key", plantedKey, shownKey},
-		{"X-Api-Key", "0123456789abcdef", "REDACTED"}, // the header is a place for keys, so the value is hidden without a known shape
+		{"X-Api-Key", "0123456789abcdef", "REDACTED"}, // The header is a place for keys, so its value is hidden even if it does not have the shape of a key.
 		{"X-Api-Key", "", ""},
 		{"Authorization", "Bearer " + plantedKey, "Bearer " + shownKey},
 		{"Authorization", "bearer 0123", "bearer REDACTED"},
@@ -61,7 +61,7 @@ func TestSecretsHeader(t *testing.T) {
 	if planted == plantedKey {
 		t.Fatal("plantedKey must differ from its canonical form as a header name")
 	}
-	name := plantedKey // a header name that is a key, as a client may send it
+	name := plantedKey // The name of the header is a key, as a client may send it.
 	named := s.header(http.Header{name: {"v"}, "A": {"1"}})
 	if _, ok := named[name]; ok || len(named) != 2 {
 		t.Errorf("a key as a header's name stays: %v", named)

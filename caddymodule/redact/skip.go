@@ -6,11 +6,11 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// A request variable stops Caddy from writing its access log line. It is set before the request
-// goes to the next handler. After the request has ended, a proxy that is still dialing may read
-// the variables on another goroutine, so writing them then would be a data race. If a route of the
-// server has log_skip, which sets the same variable, it is set at the end instead, since the two
-// could not be distinguished otherwise.
+// A request variable makes Caddy skip its access log line. This package sets the variable before the request goes to the
+// next handler. After the request has ended, a proxy that is still dialing may read the variables on another goroutine, so
+// setting one then would be a data race. There is one exception: if a route of the server has log_skip, which sets the same
+// variable, this package sets the variable at the end of the request, because it could not be distinguished otherwise who
+// set it.
 
 // skipsLog reports whether a route of the server has log_skip.
 func (l *Logs) skipsLog(server *caddyhttp.Server) bool {

@@ -16,9 +16,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Caddy's tracing directive runs before all others. It writes the path, the host and some headers
-// of a request, as they arrived, into its span. All spans come from one provider, which calls
-// spanCleaner for each.
+// Caddy's tracing directive runs before all other directives. It writes the path, the host and some headers of a request, as
+// they arrived, into a span. All spans come from one provider, which calls spanCleaner for each span.
 
 // spanCleaner removes keys from spans when they start, also for requests that reach no keygate
 // directive. It does not see span_attributes, which are added when a request ends:

@@ -39,8 +39,8 @@ type API struct {
 	handler http.Handler
 }
 
-// tokenFailureRate is how many unknown tokens an address may send. It equals the default for
-// unknown keys.
+// tokenFailureRate is the rate of unknown tokens that one client address may send. It equals the default rate of unknown
+// keys.
 const tokenFailureRate = "100/m"
 
 // maxFailingAddresses is the greatest number of addresses whose failures are counted.
@@ -61,7 +61,7 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 //
 //	keygate_api [<matcher>]
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	h.Next() // skip the directive's name
+	h.Next() // This call skips the name of the directive.
 	if h.NextArg() {
 		return nil, h.ArgErr()
 	}

@@ -39,7 +39,7 @@ func (Health) CaddyModule() caddy.ModuleInfo {
 //
 //	keygate_health [<matcher>] [<keyspace>]
 func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	h.Next() // skip the directive's name
+	h.Next() // This call skips the name of the directive.
 	out := new(Health)
 	if h.NextArg() {
 		out.Keyspace = h.Val()

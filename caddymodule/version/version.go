@@ -47,7 +47,7 @@ func versionOf(packaged string, info *debug.BuildInfo) string {
 			return moduleVersion(dep.Version)
 		}
 	}
-	return release // a local checkout replaces the module, so its commit is unknown
+	return release // A local checkout replaces the module, so the commit of the module is unknown.
 }
 
 // withRevision returns the version of this source. If the source is unreleased or modified, the version ends in the
