@@ -349,7 +349,7 @@ func (p *Policy) describe() fixed {
 	return f
 }
 
-// describedPart returns the computed part of a policy. For a Policy that no constructor made, it computes that part anew.
+// describedPart returns the computed part of a policy. For a Policy that no constructor made, it computes that part at each call.
 func (p *Policy) describedPart() fixed {
 	if p.fixed.quoted == "" {
 		return p.describe()
