@@ -36,7 +36,8 @@ func (m *Manager) VerifyAudit(ctx context.Context) (audit.Report, error) {
 
 // AuditFilter selects events of a keyspace, newest first.
 type AuditFilter struct {
-	// Key is a key's id and Tenant a tenant's slug; "" selects the events of all.
+	// Key is the id of a key and Tenant is the slug of a tenant. They select the events of that key or tenant; "" selects the
+	// events of all.
 	Key, Tenant string
 	PageQuery
 }

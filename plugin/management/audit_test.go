@@ -103,7 +103,7 @@ func TestChainHoldsNoPerson(t *testing.T) {
 	}
 }
 
-// failing is an engine that applies no change.
+// failing is an engine whose Apply fails, so that changes are stored but not applied on this node.
 type failing struct{ management.Engine }
 
 func (failing) Apply(context.Context, []gateway.Change) error { return errors.New("no") }

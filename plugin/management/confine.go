@@ -94,8 +94,8 @@ func policies(stored string, parse func(string) (*ratelimit.Policy, error)) (out
 	return out
 }
 
-// tightens reports whether the limits of now allow only what the limits of old allow: for each limit
-// of old, now has one that is at least as tight.
+// tightens reports whether the limits in now allow nothing that the limits in old reject: for each limit in old, now has a
+// limit that is at least as tight.
 func tightens(old, now []*ratelimit.Policy) bool {
 	return !slices.ContainsFunc(old, func(o *ratelimit.Policy) bool {
 		return !slices.ContainsFunc(now, func(n *ratelimit.Policy) bool { return asTight(n, o) })

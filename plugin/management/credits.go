@@ -59,8 +59,8 @@ func (c *Call) moveBalance(t *gateway.Tenant, kind string, amount int64, referen
 // A balance is low if it is under lowCreditsPercent of the balance after the last top-up.
 const lowCreditsPercent = 20
 
-// LowCredits reports whether a balance is low or empty, compared with the balance after the last
-// top-up. o is the event that announces it.
+// LowCredits reports whether a balance is low or empty, compared with the balance after the last top-up. o is the one-shot
+// event that announces this.
 func (c *Call) LowCredits(t *gateway.Tenant) (o events.OneShot, low bool, err error) {
 	top, err := c.TopUp(c.Keyspace.Name, t.Slug)
 	if errors.Is(err, gateway.ErrNotFound) {

@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// known returns, as text, every row that the store holds of a tenant and of the given keys.
+// known returns, as text, all rows that the store holds about a tenant and about the given keys.
 func (w *fixture) known(slug string, keys ...string) string {
 	w.t.Helper()
 	var b strings.Builder
@@ -139,8 +139,8 @@ func TestEraseDeletedTenant(t *testing.T) {
 	w.wantIntact(3)
 }
 
-// remember stores a last request of a key. seq is the number of the batch, and what the request's
-// content.
+// remember stores a request among the last requests of a key. seq is the number of the batch, and what is the content of
+// the request.
 func remember(w *fixture, key string, seq int64, what string) {
 	w.t.Helper()
 	err := w.store.WriteUsage(ctx, &usage.Batch{Writer: "w", Seq: seq, Node: "n1", Until: time.Now(), Chunks: []usage.Chunk{{

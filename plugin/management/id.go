@@ -34,7 +34,7 @@ func (s *idSource) next(prefix string, now time.Time) string {
 	ms := uint64(max(now.UnixMilli(), 0)) & (1<<48 - 1)
 	if ms > s.ms {
 		var r [10]byte
-		rand.Read(r[:]) // rand.Read never fails: the process ends instead.
+		rand.Read(r[:]) // rand.Read never returns an error: if it fails, the process ends.
 		// The top bit of the random part stays 0, so that the ids of this millisecond can count up
 		// from it.
 		s.ms, s.high, s.low = ms, binary.BigEndian.Uint16(r[:2])&0x7fff, binary.BigEndian.Uint64(r[2:])

@@ -220,7 +220,7 @@ func (m *Manager) Key(ctx context.Context, a Actor, keyspace, id string) (r KeyR
 	return r, err
 }
 
-// FormerKey is Key, and returns a deleted key too, since its usage is still stored.
+// FormerKey returns a key even if it was deleted, because the usage of a deleted key is still stored.
 func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (k *gateway.Key, err error) {
 	const what = "key"
 	if !HasIDForm(id, KeyIDPrefix) {
@@ -244,10 +244,10 @@ type KeyFilter struct {
 	Tenant string
 	// Status selects keys by their status; "" selects all.
 	Status gateway.Status
-	// Prefix selects keys whose key_prefix begins with it; "" selects all.
+	// Prefix selects keys whose key_prefix begins with this text; "" selects all keys.
 	Prefix string
-	// Search selects keys whose name contains it, whose key_prefix begins with it, or whose id or
-	// last_four is equal to it. The case of ASCII letters does not matter. "" selects all.
+	// Search selects keys whose name contains this text, whose key_prefix begins with it, or whose id or last_four equals it. The
+	// case of ASCII letters does not matter. "" selects all keys.
 	Search string
 	PageQuery
 }

@@ -63,7 +63,7 @@ func TestKeyRecord(t *testing.T) {
 			t.Errorf("the record lacks %s", field)
 		}
 	}
-	w.wantReason(k.Key, gateway.CreditsExhausted) // Every check passes but the one of credits, which the tenant has none of.
+	w.wantReason(k.Key, gateway.CreditsExhausted) // Every check of the request passes except the check of credits, because the tenant has no credits.
 }
 
 func TestKeyErrors(t *testing.T) {
@@ -129,8 +129,7 @@ func TestScopesFollowThePlan(t *testing.T) {
 	if got := strings.Join(lower.Scopes, " ") + "|" + strings.Join(lower.EffectiveScopes, " "); got != "admin|deployment free" {
 		t.Errorf("scopes after the downgrade %q", got)
 	}
-	// The name of such a key can be changed. The scope that the new plan does not allow can't be
-	// chosen again.
+	// The name of a key with a scope that the new plan does not allow can be changed. But that scope can't be chosen again.
 	testkit.Must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("renamed")}, nil))
 	_, err := w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"admin"})}, nil)
 	wantError(t, err, 422, "scope_not_allowed", "/scopes/0")
@@ -247,7 +246,7 @@ func TestKeyLimit(t *testing.T) {
 	testkit.Must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", c.ID))
 	testkit.Must[management.Receipt](t)(w.EnableKey(ctx, ada, "", a.ID))
 
-	// An expired key does not count. A later expiry makes it count again.
+	// An expired key does not count against the limit of active keys. A later expiry makes the key count again.
 	w.clock.Advance(2 * time.Minute)
 	d := w.key("acme")
 	full("prolonged", errOf(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil)))
@@ -509,8 +508,8 @@ func TestRacingRevocations(t *testing.T) {
 	w.wantIntact(events - keys)
 }
 
-// race calls f with callers×each numbers from as many goroutines as callers, each of which makes
-// each calls.
+// race calls f with the numbers from 0 to callers×each-1. It uses as many goroutines as callers, and each of them makes each
+// calls.
 func race(t *testing.T, callers, each int, f func(int) error) {
 	t.Helper()
 	var wg sync.WaitGroup

@@ -51,8 +51,8 @@ func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (
 	})
 }
 
-// setState changes a key by set, under its tenant's lock. The receipt names the nodes that
-// confirmed the change.
+// setState calls set to change a key, while the key's tenant is locked. The receipt names the nodes that confirmed the
+// change.
 func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action string, set func(*Call, *gateway.Key, *gateway.Tenant) error) (Receipt, error) {
 	var r KeyRecord
 	same := false

@@ -14,7 +14,7 @@ import (
 
 type limitsPage = management.Page[limits.Record]
 
-// standing returns the limit of that name.
+// limitNamed returns the limit with that name from the page.
 func limitNamed(t *testing.T, p limitsPage, name string) limits.Record {
 	t.Helper()
 	for _, r := range p.Data {
@@ -64,7 +64,7 @@ func TestLimitStatus(t *testing.T) {
 	}
 	wantLimit(t, limitNamed(t, all, "1000/month"), 1000, 995, 5)
 
-	// A reset names only limits that are counted for the key.
+	// A reset of a key accepts only the names of limits that are counted for the key.
 	_, err := limits.ResetKey(ctx, w.Manager, ada, "", k.ID, []string{"5/day", "1000/month"})
 	wantError(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/policies/1")
 	after := testkit.Must[limitsPage](t)(limits.ResetKey(ctx, w.Manager, ada, "", k.ID, []string{"5/day"}))

@@ -145,7 +145,7 @@ func (m *Manager) KeyspaceView(name string) (*gateway.Keyspace, *gateway.View, e
 	return nil, nil, Reject(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", Clip(name))
 }
 
-// Clip shortens a caller's text before an error repeats it.
+// Clip returns the text that a caller sent, cut to a length at which an error can repeat it.
 func Clip(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"
@@ -240,7 +240,7 @@ func (m *Manager) Write(ctx context.Context, a Actor, keyspace string, f func(*C
 	return err
 }
 
-// commit is Write, and returns which nodes confirmed the changes, if there are any.
+// commit does the work of Write. It also returns which nodes have confirmed the changes, if there are any.
 func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*Call) error) (where cluster.Confirmation, err error) {
 	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {

@@ -31,7 +31,8 @@ func TestReach(t *testing.T) {
 			private, "8.8.8.8 10.1.2.3 172.16.0.1 192.168.1.1 100.64.0.1 fd00::1 fc00::1 ::ffff:10.0.0.1",
 			"127.0.0.1 ::1 0.0.0.0 :: ::ffff:127.0.0.1 169.254.1.1 169.254.169.254 fe80::1 fe80::1%eth0 fd00:ec2::254 fd20:ce::254 100.100.100.200 64:ff9b::a00:1 2002:a00:1::",
 		},
-		// A wide private block does not allow the guarded addresses inside it.
+		// A configured block of private addresses does not allow the guarded addresses inside it, such as loopback, unless the block
+		// lies within the guarded range.
 		{
 			"0.0.0.0/0 ::/0", "8.8.8.8 10.1.2.3 198.18.0.1 64:ff9b::a00:1 2002:a00:1::",
 			"127.0.0.1 ::1 0.0.0.0 :: ::ffff:7f00:1 169.254.1.1 169.254.169.254 fe80::1 fd00:ec2::254 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::7f00:1 2002:7f00:1:: 2002:a9fe:a9fe::",

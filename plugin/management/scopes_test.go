@@ -32,7 +32,7 @@ func TestSubscribingNeedsReadScopes(t *testing.T) {
 			{"job.finished", ""}, {"job.*", ""}, {"job.finished key.created", "keys:read"},
 		} {
 			if tenant != "" && n%3 != 0 {
-				continue // An operator's token makes a webhook of a tenant by the same rule.
+				continue // For an operator's token, the same rule holds for a webhook of one tenant, so this case is skipped.
 			}
 			var events []string
 			if tt.events != "" {

@@ -40,9 +40,8 @@ type Store interface {
 // deleted ones out. A Tx must not be used concurrently, or after the transaction.
 type Tx interface {
 	Tenant(keyspace, slug string) (*gateway.Tenant, error) // Tenant ignores the case of slug.
-	// LockTenant is Tenant. Until the transaction ends, no other transaction returns from
-	// LockTenant for that tenant. A caller that compares a count or a balance with a bound before
-	// writing must call it.
+	// LockTenant returns a tenant and locks it: until the transaction ends, no other transaction returns from LockTenant for
+	// that tenant. A caller that compares a count or a balance with a bound before it writes must call LockTenant.
 	LockTenant(keyspace, slug string) (*gateway.Tenant, error)
 	Tenants(q TenantQuery) ([]*gateway.Tenant, error)
 	// InsertTenant sets Version to 1. It ignores Credits: the balance begins at 0, so that the
@@ -63,7 +62,7 @@ type Tx interface {
 	// Version + 1.
 	UpdateKey(*gateway.Key) error
 
-	Secrets(keyspace, keyID string) ([]gateway.Secret, error) // newest first
+	Secrets(keyspace, keyID string) ([]gateway.Secret, error) // Secrets returns the secrets of a key, newest first.
 	// InsertSecret returns ErrDigestTaken if the keyspace has the digest.
 	InsertSecret(gateway.Secret) error
 	// UpdateSecret writes every field but KeyID and LastUsed*.
@@ -74,7 +73,7 @@ type Tx interface {
 	// appends e to the ledger. It writes nothing and returns ErrInsufficient if the balance,
 	// without what nodes hold leased, would be negative.
 	AddCredits(e *LedgerEntry) error
-	Ledger(q LedgerQuery) ([]LedgerEntry, error) // newest first
+	Ledger(q LedgerQuery) ([]LedgerEntry, error) // Ledger returns the movements of a balance, newest first.
 	// TopUp returns a tenant's newest movement that raised its balance and was no refund.
 	TopUp(keyspace, tenant string) (LedgerEntry, error)
 
@@ -99,7 +98,8 @@ type Tx interface {
 	Usage(subject string) ([]gateway.Usage, error)
 
 	Token(keyspace, id string) (*Token, error)
-	// LockToken is Token. Until the transaction ends, no other transaction returns from LockToken for that token.
+	// LockToken returns a token and locks it: until the transaction ends, no other transaction returns from LockToken for that
+	// token.
 	LockToken(keyspace, id string) (*Token, error)
 	// RevokeTokens revokes a token and all tokens that it issued, directly or indirectly. It
 	// returns those that were not revoked before, oldest first.
@@ -114,18 +114,18 @@ type Tx interface {
 type TenantQuery struct {
 	Keyspace string
 	After    string // After is the last slug of the page before.
-	Plan     string // Plan is "" for all plans.
+	Plan     string // Plan selects the tenants of one plan; "" selects the tenants of all plans.
 	Limit    int
 }
 
 // KeyQuery selects keys of a keyspace, newest first, without deleted ones.
 type KeyQuery struct {
 	Keyspace string
-	Tenant   string         // Tenant is "" for all tenants.
-	Status   gateway.Status // Status is the status at Now; "" for all.
-	Prefix   string         // Prefix is how key_prefix begins; "" for all.
-	// Search selects keys whose name contains it, whose key_prefix begins with it, or whose id or
-	// last_four is equal to it. The case of ASCII letters does not matter. "" selects all.
+	Tenant   string         // Tenant selects the keys of one tenant; "" selects the keys of all tenants.
+	Status   gateway.Status // Status selects keys by their status at the time Now; "" selects keys of every status.
+	Prefix   string         // Prefix selects keys whose key_prefix begins with this text; "" selects all keys.
+	// Search selects keys whose name contains this text, whose key_prefix begins with it, or whose id or last_four equals it. The
+	// case of ASCII letters does not matter. "" selects all keys.
 	Search string
 	Before string // Before is the last id of the page before.
 	Now    time.Time
@@ -138,12 +138,12 @@ type LedgerEntry struct {
 	Seq      int64
 	Keyspace string
 	Tenant   string
-	KeyID    string // of usage
+	KeyID    string // KeyID is the id of the key whose requests spent the credits. It is set for entries of usage.
 	Kind     string // Kind is "add", "spend", "usage", "refund" or "shortfall".
 	// Amount is negative if the balance fell. The Amount of a shortfall is what could not be
 	// taken; a shortfall does not change the balance.
 	Amount    int64
-	Balance   int64 // after it
+	Balance   int64 // Balance is the balance after the movement.
 	Reference string
 	Actor     string
 	At        time.Time

@@ -268,7 +268,7 @@ func (m *Manager) Tenant(ctx context.Context, a Actor, keyspace, slug string) (r
 	return r, err
 }
 
-// FormerTenant is Tenant, and returns a deleted tenant too.
+// FormerTenant returns a tenant even if it was deleted.
 func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug string) (t *gateway.Tenant, err error) {
 	const what = "tenant"
 	if !ValidSlug(slug) {

@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// clear does not encrypt. The tests of package webhook check encryption.
+// clear is a Sealer that does not encrypt. The tests of package webhook check the encryption.
 type clear struct{}
 
 func (clear) Seal(plain []byte, _ string) ([]byte, error) { return plain, nil }

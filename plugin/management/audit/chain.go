@@ -195,7 +195,7 @@ func NewRecord(r *Row) Record {
 	return a
 }
 
-// personal returns the personal data, empty where it was erased. It ignores damaged data, which
+// personal returns the personal data of the row. It returns no data if the data was erased, or if it is damaged, which
 // Verify reports.
 func (r *Row) personal() (p personal) {
 	if len(r.Personal) > 0 {

@@ -25,10 +25,10 @@ type Row struct {
 	ID       string
 	Keyspace string
 	At       time.Time
-	Action   string // Action is such as "key.created".
+	Action   string // Action is the name of the event, such as "key.created".
 	Target   string // Target is a key's id, a tenant's slug, or another id.
-	Tenant   string // Tenant is "" for none.
-	KeyID    string // KeyID is "" for none.
+	Tenant   string // Tenant is the slug of the tenant that the event belongs to; "" for none.
+	KeyID    string // KeyID is the id of the key that the event belongs to; "" for none.
 	Via      string // Via is "api", "admin", "cli", "console" or "system".
 	Before   json.RawMessage
 	After    json.RawMessage
@@ -42,11 +42,11 @@ type Row struct {
 
 // Query selects events, newest first.
 type Query struct {
-	Keyspace  string // Keyspace is "" for all.
+	Keyspace  string // Keyspace selects the events of one keyspace; "" selects the events of all.
 	Key       string
 	Tenant    string
 	Before    int64 // Before is the seq of the last row of the page before; 0 for the first page.
-	After     int64 // After selects, with Ascending, the rows above this seq, oldest first.
+	After     int64 // After is used with Ascending: it selects the rows whose seq is larger than After, oldest first.
 	Ascending bool
 	Limit     int
 }
@@ -65,10 +65,12 @@ type Tx interface {
 	LockNewestAudit() (seq int64, hash []byte, err error)
 	InsertAudit(*Row) error
 	Audit(q Query) ([]Row, error)
-	// CountAudit counts the events of a keyspace, or with "" all, up to and including seq.
+	// CountAudit counts the events of a keyspace up to and including seq. For the keyspace "", it counts the events of all
+	// keyspaces.
 	CountAudit(keyspace string, seq int64) (int64, error)
 	PublishedCheckpoint() (PublishedCheckpoint, error)
-	// LockPublishedCheckpoint is PublishedCheckpoint. Until the transaction ends, no other transaction returns from it.
+	// LockPublishedCheckpoint returns the position that was published last, and locks it: until the transaction ends, no other
+	// transaction returns from LockPublishedCheckpoint.
 	LockPublishedCheckpoint() (PublishedCheckpoint, error)
 	SetPublishedCheckpoint(PublishedCheckpoint) error
 }

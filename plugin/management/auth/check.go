@@ -140,7 +140,7 @@ func (c *tokenCache) put(digest apikey.Digest, changes uint64, t *cachedToken) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if changes < c.changes {
-		return // The token t was read before the newest change that the cache knows.
+		return // The token t was read before the newest change that the cache knows, so t is not cached.
 	}
 	if changes > c.changes || c.tokens == nil {
 		c.changes, c.tokens = changes, make(map[apikey.Digest]*cachedToken)

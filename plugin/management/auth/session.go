@@ -319,7 +319,7 @@ func (auth *Authority) EndSession(ctx context.Context, a management.Actor, keysp
 
 // SessionFilter selects sessions, newest first.
 type SessionFilter struct {
-	// Tenant is a slug; "" for all.
+	// Tenant is the slug of the tenant whose sessions are listed; "" lists the sessions of all.
 	Tenant string
 	management.PageQuery
 }

@@ -52,7 +52,7 @@ type PortalLink struct {
 // SessionQuery selects sessions of a keyspace, newest first, including ended ones.
 type SessionQuery struct {
 	Keyspace string
-	Tenant   string // Tenant is "" for all.
+	Tenant   string // Tenant selects the sessions of one tenant; "" selects the sessions of all.
 	Before   string // Before is the id of the last session on the page before.
 	Limit    int
 }
@@ -71,11 +71,11 @@ type SessionTx interface {
 	TouchSession(id string, at time.Time, ip string) error
 	// InsertPortalLink stores a link.
 	InsertPortalLink(*PortalLink) error
-	// PortalLink returns the link with that digest, of that keyspace. ErrNotFound where there is none, or it was used.
+	// PortalLink returns the link with that digest in that keyspace. It returns ErrNotFound if there is no such link, or if the
+	// link was used.
 	PortalLink(keyspace string, digest []byte) (*PortalLink, error)
-	// UsePortalLink marks the link with that digest, of that keyspace, as used and returns it as
-	// it was before. ErrNotFound where there is none, or it was used. Of concurrent calls for one
-	// link, one succeeds.
+	// UsePortalLink marks the link with that digest in that keyspace as used, and returns the link as it was before. It returns
+	// ErrNotFound if there is no such link, or if the link was used. Of concurrent calls for one link, one succeeds.
 	UsePortalLink(keyspace string, digest []byte, at time.Time) (*PortalLink, error)
 	// PruneSessions deletes the sessions and links that expired before a time.
 	PruneSessions(before time.Time) error

@@ -174,7 +174,7 @@ func (c *call) tokenExpiry(f *management.Faults, in management.Optional[time.Tim
 
 // TokenFilter selects tokens, newest first.
 type TokenFilter struct {
-	// Tenant is a slug; "" for all.
+	// Tenant is the slug of the tenant whose tokens are listed; "" lists the tokens of all.
 	Tenant string
 	management.PageQuery
 }

@@ -10,7 +10,7 @@ import (
 // TokenQuery selects tokens of a keyspace, newest first, including revoked ones.
 type TokenQuery struct {
 	Keyspace string
-	Tenant   string // Tenant is "" for all.
+	Tenant   string // Tenant selects the tokens of one tenant; "" selects the tokens of all.
 	Before   string // Before is the id of the last token on the page before.
 	Limit    int
 }

@@ -144,8 +144,8 @@ func (b *Batch) PublishAudit(row *audit.Row) error {
 	})
 }
 
-// PublishData is Publish for an event whose Data is the JSON of data. It sets the event's
-// Keyspace, and its ID where that is "".
+// PublishData does what Publish does for an event whose Data is the JSON of data. It sets the Keyspace of the event, and its
+// ID if the ID is "".
 func (b *Batch) PublishData(to Recipients, e Event, data any) (err error) {
 	if e.Data, err = json.Marshal(data); err != nil {
 		return err
@@ -156,11 +156,11 @@ func (b *Batch) PublishData(to Recipients, e Event, data any) (err error) {
 	return b.Publish(to, e)
 }
 
-// OneShot is an event that no management request causes: a date passed, or a limit was reached. It is published once.
+// OneShot is an event that no management request causes, because a date passed or a limit was reached. It is published once.
 type OneShot struct {
 	Type     string
 	Keyspace string
-	Tenant   string // slug
+	Tenant   string // Tenant is the slug of the tenant that the event belongs to.
 	At       time.Time
 	// Data is the event's data, without the keyspace and the tenant.
 	Data map[string]any

@@ -48,9 +48,8 @@ type WebhookRow struct {
 // WebhookQuery selects webhooks of a keyspace, newest first.
 type WebhookQuery struct {
 	Keyspace string
-	// Tenant selects that tenant's webhooks. OrAll adds the webhooks that receive the events of
-	// all tenants. With OrAll and no Tenant, only those are selected. With neither, all webhooks
-	// of the keyspace are selected.
+	// Tenant selects the webhooks of that tenant. OrAll adds the webhooks that receive the events of all tenants. With OrAll and
+	// without a Tenant, only the webhooks for all tenants are selected. Without both, all webhooks of the keyspace are selected.
 	Tenant string
 	OrAll  bool
 	// Active leaves inactive webhooks out.

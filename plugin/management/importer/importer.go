@@ -194,7 +194,7 @@ func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnkn
 		f.environment = shape.Environment
 		f.candidates = h.Candidates(nil, row.Key.Value)
 		f.first, f.last = ks.Grammar.Shown(row.Key.Value)
-		// A row with the key's SHA-256 has the same marks.
+		// A row with the SHA-256 of this key has the same marks, so that both rows count as the same key.
 		for _, c := range f.candidates {
 			if c.Algorithm == apikey.SHA256 {
 				f.marks = h.Marks(nil, c.Digest)
@@ -286,7 +286,7 @@ type run struct {
 	batch         *batchTx
 	report        *Report
 	createTenants bool
-	// digests and marks are those of the rows that the store already holds.
+	// digests and marks hold the digests and marks of rows whose keys the store already has.
 	digests map[apikey.Digest]bool
 	marks   map[apikey.Mark]bool
 }
@@ -340,7 +340,7 @@ func (im *run) row(row *Row, form *importedKey) (id, result string, err error) {
 		return "", "", err
 	}
 	if plan == nil {
-		plan = &gateway.Plan{Cap: im.Keyspace.Scopes.All()} // CreateTenant reports that there is no plan.
+		plan = &gateway.Plan{Cap: im.Keyspace.Scopes.All()} // The missing plan is reported by CreateTenant. An empty plan stands in for it here.
 	}
 	k := im.newKey(&f, row, form, t, plan)
 	if form.hint != nil {
@@ -490,7 +490,7 @@ func (im *run) store(k *gateway.Key, form *importedKey) error {
 		return err
 	}
 	im.batch.countActive(k)
-	// A later row may hold the same key.
+	// A later row of the same import may hold the same key, so the key is added to the known ones.
 	im.digests[form0.Digest], im.marks[form.marks[0]] = true, true
 	im.AddChange(gateway.ChangeKey, k.ID)
 	after := management.KeyFieldsOf(k)
@@ -510,12 +510,11 @@ func (im *run) flush() error {
 // batchTx caches rows that each row of an import would read again.
 type batchTx struct {
 	management.Tx
-	tenants    map[string]*gateway.Tenant // tenants are by slug as a row states it.
+	tenants    map[string]*gateway.Tenant // tenants maps slugs, as rows state them, to tenants.
 	activeKeys map[string]int             // activeKeys are by slug in the stored case.
 	webhooks   map[events.WebhookQuery][]*events.WebhookRow
 	newest     *audit.Row // newest is the newest audit event; nil before the first one was appended.
-	// active are the active webhooks of the keyspace. tooMany reports that there are too many to
-	// cache.
+	// active holds the active webhooks of the keyspace. tooMany reports whether there are too many to cache.
 	active  []*events.WebhookRow
 	tooMany bool
 }
@@ -523,7 +522,7 @@ type batchTx struct {
 // maxWebhooksCached bounds the webhooks that are searched for each row.
 const maxWebhooksCached = 50
 
-// Webhooks reads each list only once, since an import creates no webhooks.
+// Webhooks reads each list of webhooks only once, because an import creates no webhooks.
 func (b *batchTx) Webhooks(q events.WebhookQuery) ([]*events.WebhookRow, error) {
 	if list, ok := b.webhooks[q]; ok {
 		return list, nil

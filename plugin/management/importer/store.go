@@ -16,8 +16,7 @@ type Tx interface {
 	ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 	// InsertImportMark stores the mark with which a key was imported.
 	InsertImportMark(keyspace string, mark apikey.Mark, keyID string) error
-	// InsertImported is InsertKey, InsertSecret and InsertImportMark in one statement. It ignores
-	// s.KeyID.
+	// InsertImported does the work of InsertKey, InsertSecret and InsertImportMark in one statement. It ignores s.KeyID.
 	InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error
 	// ExistingKeys returns the digests that belong to secrets, and the marks with which keys were
 	// imported.

@@ -28,8 +28,8 @@ const (
 const (
 	// maxLeakText bounds each text of a report that is stored, in bytes.
 	maxLeakText = 1000
-	// Within leakWindow, at most maxLeaksInWindow reports of one key are recorded, and each place
-	// once. Everyone who has a key can report it again and again.
+	// Everyone who has a key can report it again and again. So within leakWindow, at most maxLeaksInWindow reports of one key
+	// are recorded, and each place only once.
 	leakWindow       = 24 * time.Hour
 	maxLeaksInWindow = 10
 	// maxLeakSearch bounds how many events of the key are searched for former reports.

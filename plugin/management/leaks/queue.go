@@ -30,10 +30,10 @@ type handler func(ctx context.Context) (wrote bool, err error)
 // queue holds the reports that got no turn in time. The zero queue is empty.
 type queue struct {
 	mu sync.Mutex
-	// known holds reports of known keys, and unchecked reports of other keys. Each key is in a
-	// list once.
+	// known holds reports of known keys, and unchecked holds reports of keys that were not looked up yet. Each list holds a key
+	// at most once.
 	known, unchecked []report
-	// stop ends the worker, which then closes stopped; nil while no worker runs.
+	// stop ends the worker, which then closes stopped. Both are nil while no worker runs.
 	stop    context.CancelFunc
 	stopped chan struct{}
 	// dropped counts the dropped reports since the last log line about them.

@@ -17,7 +17,7 @@ import (
 // the reports without turns.
 func TestLeakQueue(t *testing.T) {
 	var log bytes.Buffer
-	rep := &Reporter{log: slog.New(slog.NewTextHandler(&log, nil)), reports: turns.New(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1})} // These rules never give a turn.
+	rep := &Reporter{log: slog.New(slog.NewTextHandler(&log, nil)), reports: turns.New(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1})} // With these rules, no report ever gets a turn.
 	var dealt atomic.Int64
 	deal := func(context.Context) (bool, error) { dealt.Add(1); return true, nil }
 	for range 2 {

@@ -124,7 +124,8 @@ func ResetKey(ctx context.Context, m *management.Manager, a management.Actor, ke
 	return reset(ctx, m, a, keyspace, "", id, policies)
 }
 
-// ResetTenant is ResetKey for the limits that are counted for a tenant as a whole.
+// ResetTenant resets limits that are counted for a tenant as a whole, and returns the state of all these limits. policies are
+// the names of the limits to reset; all limits are reset if it is empty.
 func ResetTenant(ctx context.Context, m *management.Manager, a management.Actor, keyspace, slug string, policies []string) (management.Page[Record], error) {
 	return reset(ctx, m, a, keyspace, slug, "", policies)
 }

@@ -22,7 +22,7 @@ type DeliveryRecord struct {
 	Tenant    *string   `json:"tenant"`
 	// Status is "pending", "delivered" or "dead".
 	Status DeliveryStatus `json:"status"`
-	// Attempts counts the attempts since the event, or since its last replay.
+	// Attempts counts the attempts since the event was published, or since the delivery was last replayed.
 	Attempts int `json:"attempts"`
 	// NextAttemptAt is nil unless the delivery is pending.
 	NextAttemptAt *time.Time `json:"next_attempt_at"`

@@ -18,8 +18,8 @@ const (
 	oneShotBatch = 500
 )
 
-// DefaultExpiring is how long before its expiry a key is announced, and DefaultUnused after how
-// long without use.
+// DefaultExpiring holds how long before the expiry of a key its expiry is announced. DefaultUnused is how long a key must be
+// unused before that is announced.
 var DefaultExpiring = []time.Duration{7 * 24 * time.Hour, 24 * time.Hour}
 
 const DefaultUnused = 90 * 24 * time.Hour

@@ -10,33 +10,33 @@ import (
 // specialBlocks are the blocks of addresses that the Internet does not route, or that embed
 // another address. IANA's special-purpose registries (RFC 6890) list them.
 var specialBlocks = prefixes(
-	"0.0.0.0/8",        // "this network"; 0.0.0.0 reaches this machine
-	"10.0.0.0/8",       // private
+	"0.0.0.0/8",        // "This network": the address 0.0.0.0 reaches this machine.
+	"10.0.0.0/8",       // 10.0.0.0/8 is a block of private addresses.
 	"100.64.0.0/10",    // shared address space of carriers (RFC 6598)
-	"127.0.0.0/8",      // loopback
+	"127.0.0.0/8",      // 127.0.0.0/8 is the block of loopback addresses.
 	"169.254.0.0/16",   // link-local, with the metadata services of clouds
-	"172.16.0.0/12",    // private
+	"172.16.0.0/12",    // 172.16.0.0/12 is a block of private addresses.
 	"192.0.0.0/24",     // protocol assignments
-	"192.0.2.0/24",     // documentation
+	"192.0.2.0/24",     // 192.0.2.0/24 is reserved for documentation.
 	"192.88.99.0/24",   // 6to4 relays
-	"192.168.0.0/16",   // private
+	"192.168.0.0/16",   // 192.168.0.0/16 is a block of private addresses.
 	"198.18.0.0/15",    // benchmarks
-	"198.51.100.0/24",  // documentation
-	"203.0.113.0/24",   // documentation
-	"224.0.0.0/4",      // multicast
+	"198.51.100.0/24",  // 198.51.100.0/24 is reserved for documentation.
+	"203.0.113.0/24",   // 203.0.113.0/24 is reserved for documentation.
+	"224.0.0.0/4",      // 224.0.0.0/4 is the block of multicast addresses.
 	"240.0.0.0/4",      // reserved, broadcast
 	"2001::/23",        // protocol assignments, including Teredo, which embeds IPv4
-	"2001:db8::/32",    // documentation
+	"2001:db8::/32",    // 2001:db8::/32 is reserved for documentation.
 	"2002::/16",        // 6to4, which embeds IPv4
-	"3fff::/20",        // documentation
-	"168.63.129.16/32", // Azure's metadata
+	"3fff::/20",        // 3fff::/20 is reserved for documentation.
+	"168.63.129.16/32", // 168.63.129.16 is the metadata service of Azure.
 )
 
 // guardedBlocks hold addresses that give control over a machine. A configured block allows such an
 // address only if the configured block lies inside the guarded one.
 var guardedBlocks = prefixes(
-	"127.0.0.0/8", "::1/128", // loopback
-	"169.254.0.0/16", "fe80::/10", // link-local
+	"127.0.0.0/8", "::1/128", // These are the loopback addresses of IPv4 and IPv6.
+	"169.254.0.0/16", "fe80::/10", // These are the link-local addresses of IPv4 and IPv6.
 	// The metadata services of clouds show the credentials of a machine.
 	"169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",
 )
@@ -117,7 +117,8 @@ func (r Reach) Check(to netip.AddrPort) error {
 	return nil
 }
 
-// check is Check for an address without a zone, which is not a listener's.
+// check does the work of Check for an address without a zone. The caller has checked that the process does not listen at the
+// address.
 func (r Reach) check(a netip.Addr) error {
 	within := guardedBlocks[:0:0]
 	for _, g := range guardedBlocks {
@@ -184,9 +185,9 @@ var wrappingBlocks = []struct {
 	block netip.Prefix
 	at    int
 }{
-	{netip.MustParsePrefix("64:ff9b::/96"), 12},   // NAT64
-	{netip.MustParsePrefix("64:ff9b:1::/48"), 12}, // NAT64 in a local network (RFC 8215)
-	{netip.MustParsePrefix("2002::/16"), 2},       // 6to4
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},   // 64:ff9b::/96 is the block of NAT64, the translation from IPv6 to IPv4 (RFC 6052).
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12}, // 64:ff9b:1::/48 is the block of NAT64 in a local network (RFC 8215).
+	{netip.MustParsePrefix("2002::/16"), 2},       // 2002::/16 is the block of 6to4 addresses (RFC 3056).
 }
 
 // ParsePrivateBlock parses a block of addresses, such as 10.0.0.0/8, or a single address. A public

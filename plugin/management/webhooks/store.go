@@ -38,9 +38,9 @@ type Tx interface {
 	// ExpiringKeys returns keys that are not revoked, disabled or deleted, and whose expiry is after from and not after to, by
 	// expiry. after is the last key of the page before; nil for the first page.
 	ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Key, limit int) ([]*gateway.Key, error)
-	// UnusedKeys returns, in the order of creation, keys that are active at now and were neither created nor used after since.
-	// next is the from of the next call, 0 at the end. Each call reads a bounded number of keys, so that it may return none
-	// before the end.
+	// UnusedKeys returns keys that are active at now and were neither created nor used after since, in the order of their
+	// creation. next is the argument from of the next call, and 0 at the end. Each call reads a bounded number of keys, so a call
+	// may return no keys before the end.
 	UnusedKeys(keyspace string, since, now time.Time, from int64) (keys []*gateway.Key, next int64, err error)
 
 	// PruneEvents removes up to limit events that happened before a time, with their deliveries, and returns how many.
@@ -78,7 +78,7 @@ type DeliveryRow struct {
 // DeliveryQuery selects a webhook's deliveries, newest first.
 type DeliveryQuery struct {
 	Keyspace, Webhook string
-	Status            DeliveryStatus // Status is "" for all.
+	Status            DeliveryStatus // Status selects deliveries by their status; "" selects all.
 	Before            int64
 	Limit             int
 }
