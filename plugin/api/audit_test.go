@@ -40,7 +40,7 @@ func TestAuditHead(t *testing.T) {
 	if m := h.want(200); m["keyspace"] != "convoy" || m["seq"] != 2.0 || m["events"] != 1.0 {
 		t.Errorf("of a keyspace: %s", h.body)
 	}
-	// A reader can check the signature with the form that the manual documents.
+	// A reader can check the signature with the form of the signed text that the manual documents.
 	var head audit.Checkpoint
 	if err := json.Unmarshal([]byte(h.body), &head); err != nil {
 		t.Fatal(err)

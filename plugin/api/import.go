@@ -95,8 +95,7 @@ func (c *call) importKeys() error {
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope, Detail: "The token lacks the scope tenants:write, which create_tenants needs.",
 		}
 	}
-	// Import rejects lists longer than MaxImport, so the rows after the first excess one need not
-	// be read.
+	// Import rejects lists with more than MaxRows rows. So rows after the first excess row need not be read.
 	rows := make([]importer.Row, min(len(list.Value), importer.MaxRows+1))
 	for i := range rows {
 		rows[i] = importRow(list.Value[i])

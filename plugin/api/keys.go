@@ -142,8 +142,8 @@ func (c *call) grace(o *object) (time.Duration, error) {
 // maxWait bounds how long a request may wait until other gateways have confirmed its change.
 const maxWait = time.Minute
 
-// setState answers revoke, disable and enable with a receipt. When setState returns, the change is
-// in effect on this node and on the nodes that the receipt lists as confirmed.
+// setState answers the requests revoke, disable and enable with a receipt. When setState returns, the change is in effect on
+// this node and on the nodes that the receipt lists as confirmed.
 func (c *call) setState(set func(ctx context.Context, a management.Actor, keyspace, id string) (management.Receipt, error)) error {
 	o, err := c.body(true)
 	if err != nil {

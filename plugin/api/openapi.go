@@ -19,7 +19,7 @@ func documentOf(routes []route) func() []byte {
 	return sync.OnceValue(func() []byte {
 		b, err := json.MarshalIndent(describe(routes), "", "  ")
 		if err != nil {
-			// The document is made of static tables, and a test encodes it.
+			// Encoding can't fail, because the document is made of static tables and a test encodes it.
 			panic(err)
 		}
 		return append(b, '\n')

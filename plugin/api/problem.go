@@ -81,9 +81,9 @@ func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
 func write(w http.ResponseWriter, status int, contentType string, v any) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // The response is not HTML, and names stay readable without escapes.
+	e.SetEscapeHTML(false) // HTML characters are not escaped, because the response is not HTML and names stay readable.
 	if err := e.Encode(v); err != nil {
-		// Every record of this package can be encoded.
+		// Encoding can't fail, because every record of this package can be encoded.
 		panic(err)
 	}
 	w.Header().Set("Content-Type", contentType)

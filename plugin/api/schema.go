@@ -89,7 +89,7 @@ func (c components) typed(t reflect.Type) schema {
 	case reflect.Struct:
 		return c.record(t)
 	}
-	return schema{} // any value
+	return schema{} // The empty schema allows any value.
 }
 
 // record returns a reference to the schema of a struct, and adds the schema to c.

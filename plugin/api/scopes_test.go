@@ -109,7 +109,7 @@ func TestScopesOfFields(t *testing.T) {
 	w.send("POST", "/v1/tenants", `{"slug":"b","plan":"free"}`).want(201)
 	w.send("PUT", "/v1/tenants/c", `{"plan":"free","credits":5}`).wantProblem(403, insufficient, "/credits")
 	w.send("PATCH", "/v1/tenants/acme", `{"credits":5}`).wantProblem(403, insufficient, "/credits")
-	w.send("PATCH", "/v1/tenants/acme", `{"credits":0,"name":"Acme"}`).want(200) // The balance is 0 already, so that the request changes no credits.
+	w.send("PATCH", "/v1/tenants/acme", `{"credits":0,"name":"Acme"}`).want(200) // The balance is 0 already. So a request that sets the balance to 0 changes no credits and needs no further scope.
 	as("tenants:write", "credits:write")
 	w.send("PATCH", "/v1/tenants/acme", `{"credits":5}`).want(200)
 	as("keys:write")

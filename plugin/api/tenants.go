@@ -152,7 +152,7 @@ func (c *call) postCredits() error {
 	return c.json(http.StatusOK, balance{n})
 }
 
-// The schemas of fields that tenants and keys share.
+// These functions return the schemas of fields that both tenants and keys have.
 func rateField() schema {
 	return aText("Rate limits such as 300/m or 500/m burst 50, several joined by commas. Null clears.").orNull()
 }

@@ -68,7 +68,7 @@ func (c Charset) bits() float64 {
 	return math.Log2(62)
 }
 
-// chars returns the least number of characters of the charset that hold so many random bits.
+// chars returns the least number of characters of the charset that together hold bits random bits.
 func (c Charset) chars(bits float64) int { return int(math.Ceil(bits / c.bits())) }
 
 // within reports whether every byte of s belongs to the class.

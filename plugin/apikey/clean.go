@@ -324,7 +324,7 @@ func (r *reader) prefixes(i int, visit func(t *target, end int)) {
 	}
 }
 
-// find returns the key that begins at i; ok is false where none does.
+// find returns the key that begins at i. ok is false if no key begins there.
 func (r *reader) find(i int) (f found, ok bool) {
 	r.prefixes(i, func(t *target, end int) {
 		next, is := r.findBody(i, end, t)

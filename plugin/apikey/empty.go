@@ -140,7 +140,7 @@ func filter(h http.Header, name string, keep func(string) (string, bool)) {
 	}
 }
 
-// filterFrom is filter where the i-th value is the first that changes.
+// filterFrom does the work of filter, where the i-th value is the first that changes.
 func filterFrom(h http.Header, name string, i int, keep func(string) (string, bool)) {
 	values := h[name]
 	var left []string

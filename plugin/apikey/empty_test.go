@@ -52,7 +52,7 @@ func TestCleanWords(t *testing.T) {
 	}
 }
 
-// cut removes a part together with one separator, and leaves all other parts as they are.
+// TestCut checks that cut removes a part together with one separator, and leaves all other parts unchanged.
 func TestCut(t *testing.T) {
 	for _, in := range []string{"", "x", ";", ";;", "a;x", "x;a", "x;x", "a;x;b", "a;x;x", ";x", ";;x", "x;", "x;;", "a;x;", "a;;x;b", "x;a;x", "a;b"} {
 		var want []string

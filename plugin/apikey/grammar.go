@@ -94,8 +94,8 @@ func NewGrammar(prefixes []Prefix, format Format, accept []Accept) (*Grammar, er
 	return g, nil
 }
 
-// add completes s and appends it. It returns an error for an issued shape of which fewer than
-// hiddenBits would stay hidden.
+// add completes the shape s and appends it to the grammar. It returns an error for an issued shape whose keys would have fewer
+// than hiddenBits hidden bits.
 func (g *Grammar) add(s Shape) error {
 	s.class = s.Charset.class()
 	s.show()

@@ -43,7 +43,7 @@ func TestMatch(t *testing.T) {
 	// 26 zeros have the CRC-32 d66c01c2, in base62 3vSKjy.
 	zeros := "sk_live_" + strings.Repeat("0", 26) + "3vSKjy"
 	for name, tc := range map[string]struct {
-		key, shape string // shape is the name of an accepted shape, or the environment of an issued one
+		key, shape string // shape is the name of an accepted shape, or the environment of an issued shape.
 	}{
 		"issued":             {zeros, "live"},
 		"other environment":  {"sk_test_" + zeros[8:], "test"},
@@ -239,7 +239,8 @@ func TestNewGrammarRejects(t *testing.T) {
 	}
 }
 
-// A prefix may begin another one where the rest of the longer can't be random characters.
+// TestPrefixBeginsPrefix checks that a prefix may begin another prefix if the rest of the longer prefix can't be random
+// characters of a key.
 func TestPrefixBeginsPrefix(t *testing.T) {
 	g := newGrammar(t, []Prefix{{"acme_", "live"}, {"acme_test_", "test"}}, Format{Length: 40}, nil)
 	for _, env := range g.Environments() {

@@ -162,7 +162,7 @@ func (p *pepper) digest(key string) Digest {
 	return sha256.Sum256(buf[:n])
 }
 
-// digestLong is digest for texts that are longer than any key. It allocates.
+// digestLong computes the same as digest, for texts that are longer than any key. It allocates.
 func (p *pepper) digestLong(key string) (d Digest) {
 	mac := hmac.New(sha256.New, []byte(p.secret))
 	mac.Write([]byte(key))

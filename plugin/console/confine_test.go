@@ -14,14 +14,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// rival is another tenant that has a key, a webhook, a token and a session.
+// rival is a second tenant that has a key, a webhook, a token and a session.
 type rival struct {
 	key     management.IssuedKey
 	hook    webhooks.Issued
 	token   auth.IssuedToken
 	session string
-	// delivery is the id of no delivery, so that its response must equal that of any other unknown
-	// id.
+	// delivery is an id that no delivery has. The response for it must equal the response for any other unknown id.
 	delivery string
 }
 

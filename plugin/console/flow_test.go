@@ -223,7 +223,7 @@ func TestHostileForms(t *testing.T) {
 			n++
 			for i, v := range values {
 				if (i+n)%4 != 0 {
-					continue // Other paths get the values that this path skips.
+					continue // This path needs no values in its form. Other paths get the values below.
 				}
 				form := url.Values{"csrf": {csrf}, "with_scopes": {"yes"}}
 				for j, f := range fields {

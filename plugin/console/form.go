@@ -73,7 +73,7 @@ func (f *form) fault(name, detail string) {
 	}
 }
 
-// take sets the faults of the fields that an error names, and reports whether it names any.
+// take sets the faults of the fields that the error e names. It reports whether e names any field.
 func (f *form) take(e *management.Error) bool {
 	for _, fe := range e.Fields {
 		name, at, nested := strings.Cut(strings.TrimPrefix(fe.Pointer, "/"), "/")

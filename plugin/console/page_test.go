@@ -97,7 +97,7 @@ func (p page) check() {
 		for _, control := range controls.FindAllString(form, -1) {
 			id := ids.FindStringSubmatch(control)
 			if strings.Contains(control, `type="hidden"`) || strings.Contains(control, `type="checkbox"`) {
-				continue // A checkbox is inside its label.
+				continue // A checkbox has no label of its own, because it is inside its label element.
 			}
 			if id == nil || !strings.Contains(p.body, `for="`+id[1]+`"`) {
 				t.Errorf("%s has a field without a label: %s", p.path, control)

@@ -25,7 +25,7 @@ func (b *browser) crawl() (pages []page) {
 		if at, _, ok := strings.Cut(path, "#"); ok {
 			path = at
 		}
-		// Two pages that differ only in ids and values are enough.
+		// Of pages that differ only in ids and values, the crawl gets two.
 		at, query, _ := strings.Cut(path, "?")
 		kind := anID.ReplaceAllString(at, "$1") + regexp.MustCompile(`=[^&]*`).ReplaceAllString(query, "")
 		if seen[path] || kinds[kind] >= 2 || path == "" {

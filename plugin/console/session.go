@@ -46,7 +46,7 @@ func (c *call) identified() string {
 	}
 	sent := c.r.Header.Values(id.Header)
 	if len(sent) != 1 {
-		return "" // If the header has two values, the client may have sent one of them.
+		return "" // If the header has two values, a client may have sent one of them, so neither is trusted.
 	}
 	return strings.TrimSpace(sent[0])
 }
@@ -97,8 +97,8 @@ func (c *call) session() (*auth.SessionGrant, string, error) {
 		return nil, "", err
 	}
 	if g.Kind == auth.SessionByIdentity {
-		// Such a session is valid only while the proxy names the same person and the configured
-		// scopes are the session's scopes.
+		// A session of a person whom the proxy authenticated is valid only while two conditions hold: the proxy names the same
+		// person, and the session has the configured scopes.
 		if id := c.h.opts.Identity; id == nil || c.identified() != g.Name || !g.HasScopes(id.Scopes) {
 			return nil, "", auth.ErrNoSession
 		}

@@ -279,7 +279,7 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 		b.post("/portal", "code", code, "replace", "yes", "csrf", csrf).want(http.StatusOK).has(question)
 	}
 	b.get("/tenants").want(http.StatusOK)
-	// The form of the page itself confirms it.
+	// The form of the page that asks contains a valid token, so it confirms the replacement of the session.
 	b.post("/portal", "code", code)
 	b.send("/portal", "code", code, "replace", "yes").to("/")
 	b.get("/keys").want(http.StatusOK).has("Mallory")
@@ -288,8 +288,8 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	old.jar.SetCookies(testkit.Must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
 	old.get("/keys").want(http.StatusSeeOther)
 
-	// The console does not ask if the link is for the same person. It asks for other names and
-	// other tenants.
+	// The console does not ask if the link is for the same person and tenant as the session. It asks if the name or the tenant
+	// differs.
 	b.post("/portal", "code", link("acme", "Mallory <b>")).to("/")
 	b.post("/portal", "code", link("acme", "Ada")).want(http.StatusOK).has(question)
 	b.post("/portal", "code", link("globex", "Mallory <b>")).want(http.StatusOK).has(question)
@@ -321,7 +321,7 @@ func TestIdentityHeader(t *testing.T) {
 		t.Errorf("the audit log has %v", got)
 	}
 	b.get("/tenants").want(http.StatusForbidden).has("tenants:read")
-	// A token that such a person creates has no more scopes than the session.
+	// A token that a person whom the proxy authenticated creates has no more scopes than the person's session.
 	b.send("/tokens/new", "once", b.get("/tokens/new").once(), "name", "x", "scopes", "*", "expires", "30").want(http.StatusUnprocessableEntity).has("does not have itself")
 	b.send("/tokens/new", "once", b.get("/tokens/new").once(), "name", "x", "scopes", "keys:read", "expires", "30").want(http.StatusOK).has("kgm_")
 	// The session is valid only while the proxy names the same person.

@@ -121,7 +121,7 @@ func readable(c, to rgb, least float64, grounds ...rgb) rgb {
 var (
 	white = rgb{1, 1, 1}
 	black = rgb{}
-	// These are the background colours of console.css on which text has the accent colour.
+	// lightGround and the colours after it are background colours of console.css on which text has the accent colour.
 	lightGround = mustColor("#f1f2ee")
 	darkGround  = mustColor("#23282c")
 	darkest     = mustColor("#0f1214")

@@ -21,7 +21,7 @@ type usageView struct {
 	Lines []usageLine
 	// Reasons counts the rejected requests by reason, the most frequent reason first.
 	Reasons []reasonSum
-	// These are the sums over all lines.
+	// Requests to BytesOut are the sums over all lines of the report.
 	Requests, Allowed, Refused, UpstreamErrors, Credits, BytesIn, BytesOut int64
 	// HasCredits is true if credits were spent. HasLatency is true if a request reached the
 	// upstream.

@@ -53,7 +53,7 @@ type Result struct {
 	KeyName     string   `json:"key_name"`
 	Scopes      []string `json:"scopes"`
 	Environment string   `json:"environment"`
-	// Checks are the outcomes of the checks in their order, up to the one that failed. Only Explain sets them.
+	// Checks are the results of the checks in their order, up to the check that failed. Only Explain sets them.
 	Checks []Check `json:"checks,omitempty"`
 }
 

@@ -12,9 +12,9 @@ type Status struct {
 	CaddyVersion string     `json:"caddy_version"`
 	Node         string     `json:"node"`
 	StartedAt    *time.Time `json:"started_at"`
-	// Keyspaces are the configured ones.
+	// Keyspaces are the names of all configured keyspaces.
 	Keyspaces []string `json:"keyspaces"`
-	// StaleKeyspaces are those whose keys the gateway does not check any more, because its data is older than max_staleness.
+	// StaleKeyspaces are the keyspaces whose keys the gateway no longer checks, because its data is older than max_staleness.
 	StaleKeyspaces []string    `json:"stale_keyspaces,omitempty"`
 	Store          StoreStatus `json:"store"`
 	Limits         string      `json:"limits"`
@@ -60,8 +60,8 @@ type LimitsStatus struct {
 	Since *time.Time `json:"since,omitempty"`
 	// Nodes is how many gateways share the limits.
 	Nodes int64 `json:"nodes"`
-	// Asked counts the calls to Redis, Waited the requests that waited for one, and FromMemory those that did not. InOutage
-	// counts the requests that were decided while Redis did not answer, and Errors the calls that failed.
+	// Asked counts the calls to Redis. Waited counts the requests that waited for a call, and FromMemory those that did not.
+	// InOutage counts the requests that were decided while Redis did not answer. Errors counts the calls that failed.
 	Asked      int64 `json:"asked"`
 	Waited     int64 `json:"waited"`
 	FromMemory int64 `json:"from_memory"`
@@ -74,7 +74,7 @@ type NodeStatus struct {
 	Node string `json:"node"`
 	// Self marks the gateway that answers.
 	Self bool `json:"self"`
-	// Seq is the number of the newest change that the node applied, and Lag how many newer ones there are.
+	// Seq is the number of the newest change that the node has applied. Lag is the number of newer changes.
 	Seq int64 `json:"seq"`
 	Lag int64 `json:"lag"`
 	// Version is the version of Keygate; "" for a version before 0.2.0, which reports only Caddy's.
@@ -83,10 +83,10 @@ type NodeStatus struct {
 	// ConfigHash is the same for nodes with the same configuration.
 	ConfigHash  string     `json:"config_hash"`
 	LastContact *time.Time `json:"last_contact"`
-	// StopsBy is when the node stops answering by the data it holds, unless it is in contact before; nil for the node that
-	// answers.
+	// StopsBy is when the node stops answering with the data that it holds, unless it reaches the store before. It is nil for the
+	// node that answers the request.
 	StopsBy *time.Time `json:"stops_by"`
-	// KeyspacesStopBy is StopsBy for keyspaces that have a shorter max_staleness.
+	// KeyspacesStopBy has the time of StopsBy for each keyspace with a shorter max_staleness.
 	KeyspacesStopBy map[string]time.Time `json:"keyspaces_stop_by,omitempty"`
 	Ready           bool                 `json:"ready"`
 	KeysCached      int64                `json:"keys_cached"`

@@ -110,7 +110,7 @@ const (
 	FalsePositive = "false_positive"
 )
 
-// Verdict is the answer to GitHub about one match: whether it is a key.
+// Verdict is the answer to GitHub about one match: it states whether the match is a key.
 type Verdict struct {
 	// TokenHash is the SHA-256 of the match, in hexadecimal: the answer must not repeat a key.
 	TokenHash string `json:"token_hash"`

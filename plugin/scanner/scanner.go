@@ -74,7 +74,7 @@ func Rules(f Format, keyspace string, shapes []apikey.Shape) (string, error) {
 type rule struct {
 	name, description string
 	prefix            string
-	// secret is a regular expression for a whole key, class one for a character after its prefix.
+	// secret is a regular expression for a whole key. class is a regular expression for one character after the prefix.
 	secret, class string
 }
 

@@ -25,8 +25,7 @@ func grammar(t *testing.T) *apikey.Grammar {
 	return g
 }
 
-// finders returns one function for each format. It returns the keys that the format's printed
-// rules find in a text.
+// finders returns one function for each format. The function returns the keys that the rules of that format find in a text.
 func finders(t *testing.T, shapes []apikey.Shape) map[Format]func(string) []string {
 	t.Helper()
 	printed := func(f Format) string {
@@ -94,7 +93,7 @@ func TestRulesFindKeys(t *testing.T) {
 		for _, key := range keys {
 			for _, a := range around {
 				if strings.HasPrefix(key, "$any|") && a[1] != "" && strings.Trim(a[1], `"`+"\n") != "" {
-					continue // A key of any characters may itself hold & and ), so the rules can't find its end there.
+					continue // A key of any characters may contain & and ), so the rules can't find the end of such a key there.
 				}
 				if got := find(a[0] + key + a[1]); len(got) != 1 || got[0] != key {
 					t.Errorf("%s: in %q found %q", f, a[0]+key+a[1], got)

@@ -38,8 +38,8 @@ const (
 	flag
 	number
 	words  // an array of strings, which spaces or semicolons separate in the cell
-	object // a JSON object
-	count  // a number where the cell is a whole number, otherwise a text
+	object // object is the type of a cell that holds a JSON object.
+	count  // count is the type of a cell that becomes a number if it is a whole number, and a text otherwise.
 )
 
 // columns are the columns that a CSV file may have, in the order of the documentation.
@@ -53,7 +53,7 @@ var columns = []struct {
 	{"created_at", text}, {"expires_at", text}, {"disabled", flag}, {"revoked", flag}, {"revoked_at", text}, {"metadata", object},
 }
 
-// RowError reports a row that can't be read. The reader goes on with the next row.
+// RowError reports a row that can't be read. The reader continues with the next row.
 type RowError struct {
 	Line int
 	Text string
@@ -114,7 +114,7 @@ func readCSV(in io.Reader) (*Reader, error) {
 			}
 		}
 		if at < 0 {
-			// The error must not show the name: without a header it may be a key.
+			// The error must not show the name of the column, because in a file without a header the name may be a key.
 			return nil, fmt.Errorf("column %d of the first line is unknown; the columns are %s", i+1, columnNames())
 		}
 		if slices.Contains(names[:i], names[i]) {
@@ -176,8 +176,8 @@ func columnNames() string {
 	return b.String()
 }
 
-// value converts a cell to the column's JSON type. For a cell of another type it returns the fault
-// in wrong, a text to be put after the column's name.
+// value converts a cell to the JSON type of its column. If the cell has another type, wrong is the fault, a text that follows
+// the name of the column.
 func (k kind) value(cell string) (v any, wrong string) {
 	switch k {
 	case flag:

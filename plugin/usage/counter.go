@@ -15,8 +15,8 @@ type Counter struct {
 	listed bool
 	// now holds the counts of the newest hour since the last flush; nil where there are none.
 	now *tally
-	// recent holds the last requests that are not written yet; nil where there are none. Where it is set, the tracker
-	// collects it when it next writes requests.
+	// recent holds the last requests that are not written yet; nil if there are none. If it is set, the tracker collects it when
+	// it next writes requests.
 	recent *ring
 	// chunks counts the chunks written since the store last dropped the key's oldest requests.
 	chunks int
@@ -47,8 +47,8 @@ func (c *Counter) Count(r *Request) {
 	defer c.tracker.open.Add(-1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// The counter is listed before the clock is read. A flush that misses it has then closed its
-	// batch at an earlier time. So no count is added to a batch that was complete.
+	// The counter is put on the list before the clock is read. If a flush misses the counter, the flush has closed its batch at an
+	// earlier time. So no count is ever added to a batch that was complete.
 	if !c.listed {
 		c.listed = true
 		c.tracker.list(c)
@@ -76,7 +76,7 @@ func (c *Counter) startHour(hour int64) {
 	c.now = t
 }
 
-// take returns the counts since the last call, and resets them.
+// take returns the counts since the last call of take, and resets them.
 func (c *Counter) take() *tally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +85,7 @@ func (c *Counter) take() *tally {
 	return t
 }
 
-// takeRecent returns the requests since the last call, and forgets them.
+// takeRecent returns the requests since the last call of takeRecent, and forgets them.
 func (c *Counter) takeRecent() *ring {
 	c.mu.Lock()
 	defer c.mu.Unlock()

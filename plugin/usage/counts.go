@@ -61,7 +61,7 @@ type Request struct {
 	Began time.Time
 	// Reason is why the request was rejected; gateway.Allowed where it passed.
 	Reason gateway.Reason
-	// Observed is the reason that was only observed: without observe, the request would have been rejected.
+	// Observed is the reason for which the request would have been rejected without the option observe.
 	Observed gateway.Reason
 	// Status is the status of the response.
 	Status int
@@ -70,7 +70,7 @@ type Request struct {
 	BytesIn, BytesOut int64
 	// Verified reports whether the request was only checked here, and served elsewhere.
 	Verified bool
-	// Uncounted keeps the request out of the counts: it is only kept among the last requests.
+	// Uncounted keeps the request out of the counts. It then only appears among the last requests of its key.
 	Uncounted bool
 
 	// Log configures how the key's last requests are kept. nil: not at all, and the fields below are not read.

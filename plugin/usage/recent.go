@@ -12,15 +12,15 @@ import (
 
 // Log configures how the last requests of a keyspace's keys are kept. Immutable.
 type Log struct {
-	// Keep is how many requests of a key are kept, at least 1. For is how long each is kept.
+	// Keep is how many requests of a key are kept, at least 1. For is how long each request is kept.
 	Keep int
 	For  time.Duration
 	// Address is how much of the client's address is kept.
 	Address AddressForm
-	// Route keeps only the route instead of the path: the pattern of the rule that applied or, where none did, the
-	// path's first segment.
+	// Route keeps the route instead of the path. The route is the pattern of the rule that applied or, if no rule applied, the
+	// first segment of the path.
 	Route bool
-	// Clean returns a text with the keys in it hidden.
+	// Clean returns a text in which all keys are hidden.
 	Clean func(string) string
 }
 
@@ -33,8 +33,8 @@ const (
 	AddressOff
 )
 
-// maxWaiting bounds the requests of all keys that wait to be written: about 200 bytes each, and their paths. Beyond it
-// a key's newer requests replace its older ones, and a key without waiting requests keeps none.
+// maxWaiting bounds the requests of all keys that wait to be written. Each takes about 200 bytes and its path. Beyond
+// maxWaiting, newer requests of a key replace its older ones, and a key without waiting requests keeps none.
 const maxWaiting = 1 << 17
 
 // ring holds the last requests of one key, at most Keep.
@@ -151,7 +151,7 @@ func route(e *entry) string {
 	}
 	first, _, more := strings.Cut(strings.TrimPrefix(e.path, "/"), "/")
 	if !more {
-		return "/*" // a path of one segment may be any text, such as an id
+		return "/*" // A path of one segment may be any text, such as an id, so it is not shown.
 	}
 	u := url.URL{Path: "/" + first}
 	return u.EscapedPath() + "/*"
@@ -196,9 +196,8 @@ func (g *ring) chunk(c *Counter) (Chunk, error) {
 		Keyspace: c.keyspace, Key: c.key, Newest: newest, Expires: newest.Add(g.log.For),
 		Count: len(records), Entries: b,
 	}
-	// With this chunk the store drops the key's requests beyond Keep. That is done with a
-	// counter's first chunk, as it is unknown how many requests the store has, and then with every
-	// 16th.
+	// When this chunk is written, the store drops requests of the key beyond Keep. That is done for the first chunk of a counter,
+	// because it is unknown how many requests the store has, and then for every 16th chunk.
 	if c.chunks%chunksPerPrune == 0 || len(records) >= g.log.Keep {
 		ch.Keep, c.chunks = g.log.Keep, 0
 	}

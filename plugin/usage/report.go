@@ -29,7 +29,7 @@ func (s Step) length() time.Duration {
 // Group states for what a report has separate lines.
 type Group string
 
-// Together makes one line of all keys, PerTenant one for each tenant, PerKey one for each key.
+// Together makes one line of all keys. PerTenant makes one line for each tenant. PerKey makes one line for each key.
 const (
 	Together  Group = ""
 	PerTenant Group = "tenant"
@@ -92,7 +92,7 @@ func newSums(step Step, group Group) *sums {
 	return &sums{step: step, group: group, lines: map[lineID]*line{}}
 }
 
-// add adds a row to its line, and returns the number of lines so far.
+// add adds a row to the line that it belongs to, and returns how many lines there are now.
 func (s *sums) add(r *Row) int {
 	from := r.Hour.Truncate(s.step.length()) // Truncate works on UTC
 	id := lineID{from: from.Unix()}

@@ -17,7 +17,7 @@ import (
 type Service struct {
 	Manager *management.Manager
 	Store   Store
-	// CompleteUntil returns the time up to which all counts are in the store; zero where that is not known.
+	// CompleteUntil returns the time up to which all counts are in the store. It returns the zero time if that is unknown.
 	CompleteUntil func() time.Time
 	// Flush writes the last requests that are not in the store yet.
 	Flush func(context.Context) error
@@ -27,8 +27,8 @@ type Service struct {
 
 // Range is the period that a report covers.
 type Range struct {
-	// From and To are its bounds, each moved outwards to a whole step. Default: the last 24 hours or, by day, the last
-	// 30 days.
+	// From and To are the bounds of the period. Each is moved outwards to a whole step. Default: the last 24 hours or, by day,
+	// the last 30 days.
 	From, To time.Time
 	// Step is the period of one line. Default: ByHour.
 	Step Step
@@ -111,8 +111,7 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	if r, err = r.toSteps(time.Now()); err != nil {
 		return out, err
 	}
-	// CompleteUntil is read before the rows, so that the rows hold all requests that ended before
-	// it.
+	// CompleteUntil is read before the rows. So the rows include all requests that ended before that time.
 	if until := s.CompleteUntil(); !until.IsZero() {
 		until = until.Truncate(time.Microsecond)
 		out.CompleteUntil = &until

@@ -12,20 +12,20 @@ type Row struct {
 	Key      string
 	// Hour is the beginning of the hour or day, in UTC.
 	Hour time.Time
-	// Daily reports whether the row covers the day that begins at Hour, whose hours are no longer kept.
+	// Daily reports whether the row covers the whole day that begins at Hour. The hours of that day are no longer kept.
 	Daily bool
 	*Counts
 }
 
 // Batch holds the counts of a process since its last batch.
 type Batch struct {
-	// Writer names the process, and Seq numbers its batches from 1. The store adds each batch once, however often it is
-	// written: the writer may not learn that it was committed.
+	// Writer names the process, and Seq numbers the batches of the process from 1. The store adds each batch once, even if it is
+	// written several times, because a writer may not learn that its batch was committed.
 	Writer string
 	Seq    int64
 	// Node names the node that counted. Nodes that share a store have separate rows.
 	Node string
-	// Until is when the batch was closed: each request that ended before is in it or in an earlier one.
+	// Until is when the batch was closed. Each request that ended before Until is in this batch or in an earlier one.
 	Until time.Time
 	// Rows are added to the stored rows.
 	Rows   []Row

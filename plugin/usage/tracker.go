@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// flushInterval is how often counts are written. A crash loses at most the counts of this time and of the write.
+	// flushInterval is how often counts are written. A crash loses at most the counts of this time and of the time of a write.
 	flushInterval = 900 * time.Millisecond
 	// recentEvery is the number of flushes after which the last requests are written too.
 	// Service.Requests writes them before it reads them.
@@ -23,8 +23,8 @@ const (
 	// maxClockStep is how far the clock may be behind the time of the last stored batch at Start.
 	// Within this bound, counting continues from the batch's time.
 	maxClockStep = time.Hour
-	// rollInterval is how often the tracker looks for hours to combine into days, and rollPause the pause between two
-	// such transactions, in which others use the store.
+	// rollInterval is how often the tracker looks for hours to combine into days. rollPause is the pause between two such
+	// transactions, in which other transactions can use the store.
 	rollInterval = 10 * time.Minute
 	rollPause    = 200 * time.Millisecond
 	// drainTimeout is how long Close waits for running requests.
@@ -50,8 +50,8 @@ type Tracker struct {
 	open atomic.Int64
 
 	mu sync.Mutex
-	// listed holds the counters that have counted since the last flush. remembering holds those
-	// that have last requests to write.
+	// listed holds the counters that have counted requests since the last flush. remembering holds the counters that have last
+	// requests to write.
 	listed, remembering []*Counter
 	// stop ends the loops; nil before Start.
 	stop context.CancelFunc
@@ -61,7 +61,8 @@ type Tracker struct {
 	store   Store
 	writer  string
 	seq     int64
-	// pending is a batch that may have been committed: until that is known, it is written again unchanged.
+	// pending is a batch that was sent to the store without a confirmed commit. Until the commit is known, the batch is written
+	// again unchanged.
 	pending *pending
 	failing bool
 
@@ -143,8 +144,8 @@ func (t *Tracker) Close(ctx context.Context) error {
 	return t.Flush(ctx)
 }
 
-// CompleteUntil returns the time up to which all counts are in the store: requests that ended before it will not change
-// any report. It is the zero time before that is known.
+// CompleteUntil returns the time up to which all counts are in the store. Requests that ended before it will not change any
+// report. It returns the zero time as long as that time is unknown.
 func (t *Tracker) CompleteUntil() time.Time {
 	if n := t.until.Load(); n != 0 {
 		return time.Unix(0, n).UTC()
@@ -215,10 +216,10 @@ func (t *Tracker) roll(ctx context.Context, now time.Time) (more bool, err error
 	})
 }
 
-// Flush writes the counts and the last requests since the last Flush. If that fails, a later Flush writes them.
+// Flush writes the counts and the last requests since the last Flush. If the write fails, a later Flush writes them.
 func (t *Tracker) Flush(ctx context.Context) error { return t.flush(ctx, true) }
 
-// flush is Flush, but writes the requests only if all is set.
+// flush does the work of Flush, but writes the last requests only if all is true.
 func (t *Tracker) flush(ctx context.Context, all bool) error {
 	t.flushMu.Lock()
 	defer t.flushMu.Unlock()
@@ -252,7 +253,7 @@ func (t *Tracker) write(ctx context.Context) error {
 	return nil
 }
 
-// collect makes a batch of the counts since the last one, and of the last requests if all is set.
+// collect makes a batch of the counts since the last batch. If all is true, the batch also has the last requests.
 func (t *Tracker) collect(all bool) *pending {
 	t.mu.Lock()
 	now := max(time.Now().UnixNano(), t.cut.Load())

@@ -81,10 +81,10 @@ func TestCloseCancelsAWrite(t *testing.T) {
 	tr := startTracker(t, s)
 	s.stuck.Store(true)
 	count(tr.Counter("default", "acme", "key_1"), usage.Request{Status: 200})
-	<-s.waiting // the loop's write
+	<-s.waiting // This value shows that the write of the tracker's loop waits.
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		<-s.waiting // the write of Close
+		<-s.waiting // This value shows that the write of Close waits.
 		cancel()
 	}()
 	if err := tr.Close(ctx); !errors.Is(err, context.Canceled) {
@@ -160,7 +160,7 @@ func TestTrackerCountsEachOnce(t *testing.T) {
 	}
 }
 
-// unreliable is a store that fails two of three writes. Of these, it commits one and not the
+// unreliable is a store in which two of three writes return an error. Of these two, it commits one write and discards the
 // other.
 type unreliable struct {
 	usage.Store
@@ -216,7 +216,8 @@ func TestTrackerUnconfirmedCommit(t *testing.T) {
 	}
 }
 
-// CompleteUntil covers a request only when it is in the store, and a restart keeps that time.
+// TestCompleteUntilCoversWhatIsStored checks that CompleteUntil covers a request only after the request is in the store, and
+// that a restart keeps the time.
 func TestCompleteUntilCoversWhatIsStored(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "keygate.db"))
 	tr := startTracker(t, s)

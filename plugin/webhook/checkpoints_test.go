@@ -59,7 +59,7 @@ func (i intruder) exec(query string, args ...any) {
 	}
 }
 
-// rehash computes all hashes again, as the manual describes.
+// rehash computes all hashes of the altered chain again, as the manual describes.
 func (i intruder) rehash() {
 	i.t.Helper()
 	type row struct {
@@ -245,8 +245,8 @@ func TestCheckpointsArePublished(t *testing.T) {
 	w.log = slog.New(slog.NewJSONHandler(&log, nil))
 	w.Manager = w.signing(firstSecret)
 	e := newEndpoint(t, nil)
-	hook := w.hook(e.URL, "", "audit.head") // creating this webhook is the chain's first event
-	w.hook(e.URL+"/all", "")                // a subscription to all events does not include checkpoints
+	hook := w.hook(e.URL, "", "audit.head") // The creation of this webhook is the first event of the chain.
+	w.hook(e.URL+"/all", "")                // A subscription to all events does not include checkpoints.
 	second := w.signing(firstSecret)
 	stop := make(chan struct{})
 	var node sync.WaitGroup
@@ -280,7 +280,7 @@ func TestCheckpointsArePublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	testkit.Eventually(w.t, "the tenant's event and the checkpoint", func() bool { return len(e.got()) == 3 })
-	w.key("acme") // this event comes within the hour, so no checkpoint follows
+	w.key("acme") // This event comes within the hour after a checkpoint, so no checkpoint follows.
 	w.scanned()
 	if n := len(log.lines(`"audit head"`)); n != 2 {
 		t.Errorf("%d checkpoints within the hour", n)

@@ -11,8 +11,8 @@ import (
 
 // deliverLoop sends due deliveries until ctx ends.
 func (s *Service) deliverLoop(ctx context.Context) {
-	// A former process of this node may have left claims, which are released first. No delivery
-	// can be claimed before the store answers.
+	// A former process of this node may have left claims of deliveries. They are released first. No delivery can be claimed before
+	// the store answers.
 	for {
 		err := s.release(ctx)
 		if err == nil {
@@ -125,7 +125,7 @@ func (s *Service) begin(ctx context.Context, w *events.WebhookRow, d *webhooks.D
 			s.slow[w.ID] = true
 		}
 		s.mu.Unlock()
-		// An attempt that Close interrupted has no outcome. The next Service repeats it.
+		// An attempt that Close interrupted has no result to store. The next Service repeats the attempt.
 		if status != 0 || ctx.Err() == nil {
 			s.results <- result{w, s.outcome(d, status, err), status == http.StatusGone}
 		}

@@ -138,12 +138,12 @@ func TestRetries(t *testing.T) {
 		switch n {
 		case 0:
 			rw.WriteHeader(http.StatusInternalServerError)
-		case 1: // no answer
+		case 1: // The endpoint does not answer.
 			select {
 			case <-over:
 			case <-r.Context().Done():
 			}
-		case 2: // broken off
+		case 2: // The endpoint breaks off its answer.
 			panic(http.ErrAbortHandler)
 		default:
 			rw.WriteHeader(http.StatusOK)
@@ -225,7 +225,7 @@ func TestRestartRepeatsUnfinishedAttempts(t *testing.T) {
 			w.key("acme")
 			testkit.Eventually(w.t, "the first attempt", func() bool { return len(e.got()) == 1 })
 			if crash {
-				// The first Service can store no outcome, and its claim lasts for a minute more.
+				// The first Service can store no result, and its claim lasts for another minute.
 				old := w.service
 				t.Cleanup(func() { _ = old.Close(ctx) })
 			} else {

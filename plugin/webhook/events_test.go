@@ -52,7 +52,7 @@ func TestExpiryEvents(t *testing.T) {
 		}
 	}
 	count(0)
-	w.clock.Advance(2*day + time.Hour) // short gets the warning of one day
+	w.clock.Advance(2*day + time.Hour) // The key named short gets the warning of one day.
 	count(1)
 	w.clock.Advance(day) // short has expired
 	count(2)
@@ -119,7 +119,7 @@ func TestUnusedKeyEvents(t *testing.T) {
 
 func TestLimitEvents(t *testing.T) {
 	w := newFixture(t)
-	w.clock.Advance(-time.Hour) // the hour that passes below ends now, in the same month
+	w.clock.Advance(-time.Hour) // The clock is set so that the hour that passes below ends now, in the same month.
 	e := newEndpoint(t, nil)
 	w.start()
 	w.tenant("acme", "pro") // the plan pro allows 10 requests a month

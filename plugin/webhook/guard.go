@@ -20,8 +20,8 @@ type client struct {
 	private []netip.Prefix
 }
 
-// client returns the client of a keyspace. It is a new one after a reload that allows other addresses, so that no earlier
-// connection is used again.
+// client returns the HTTP client of a keyspace. After a reload that allows other addresses, it returns a new client, so that
+// no connection to a former address is used again.
 func (s *Service) client(keyspace string, reach webhooks.Reach) *client {
 	s.clientsMu.Lock()
 	defer s.clientsMu.Unlock()
@@ -45,8 +45,8 @@ func (s *Service) closeClients() {
 	}
 }
 
-// newClient returns a client that follows no redirects and uses no proxy. It connects only to addresses of reach, and
-// checks them when it connects: the name may have resolved to another address before.
+// newClient returns an HTTP client that follows no redirects and uses no proxy. It connects only to addresses of reach. It
+// checks an address when it connects, because the host's name may have had another address before.
 func newClient(reach webhooks.Reach) *http.Client {
 	d := &net.Dialer{Timeout: 10 * time.Second}
 	d.ControlContext = func(_ context.Context, network, address string, _ syscall.RawConn) error {
@@ -85,8 +85,8 @@ type rejected struct {
 
 func (r *rejected) Unwrap() error { return r.error }
 
-// logRejected logs the address of a webhook that was not dialled, which the webhook's owner must not learn. It logs once
-// in logInterval for each webhook.
+// logRejected logs a webhook's address to which no connection was made. The owner of the webhook must not learn the address.
+// It logs once in logInterval for each webhook.
 func (s *Service) logRejected(w *events.WebhookRow, err error) {
 	var r *rejected
 	if !errors.As(err, &r) {

@@ -26,7 +26,7 @@ type Service struct {
 	clients map[string]*client
 
 	mu sync.Mutex
-	// running counts the attempts in progress by webhook, and total all of them.
+	// running counts the attempts in progress of each webhook. total counts those of all webhooks.
 	running map[string]int
 	total   int
 	// slow holds the webhooks whose last attempt got no response.
@@ -73,8 +73,7 @@ func New(o Options) *Service {
 	}
 }
 
-// Start starts the goroutines. It does not block. A goroutine repeats what the store did not
-// answer.
+// Start starts the goroutines of the Service. It does not block. If the store does not answer, a goroutine tries again.
 func (s *Service) Start() {
 	s.startOnce.Do(func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -89,7 +88,7 @@ func (s *Service) Start() {
 // Close stops the goroutines and returns within ctx. The store must still be open. The next Service of this node repeats
 // the unfinished attempts at once.
 func (s *Service) Close(ctx context.Context) error {
-	s.startOnce.Do(func() {}) // a Service that was never started can't be started any more
+	s.startOnce.Do(func() {}) // A Service that was closed before it was started can't be started any more.
 	if s.stop == nil {
 		return nil
 	}
@@ -97,7 +96,7 @@ func (s *Service) Close(ctx context.Context) error {
 	s.closeOnce.Do(func() {
 		s.stop()
 		s.loops.Wait()
-		s.attempts.Wait() // this takes not long, since the attempts' contexts have ended
+		s.attempts.Wait() // This wait is short, because the contexts of the attempts have ended.
 		close(s.results)
 		s.writing.Wait()
 		err = s.release(ctx)
@@ -168,7 +167,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// jitter returns d plus or minus a tenth, so that attempts which failed together are not repeated together.
+// jitter returns d plus or minus up to a tenth of d, so that attempts that failed together are not repeated together.
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }

@@ -17,8 +17,8 @@ var _ gateway.Watcher = (*Service)(nil)
 const (
 	// announceInterval is how often collected events are published.
 	announceInterval = time.Second
-	// maxPending bounds the events that are collected in that time. Further ones are dropped; most
-	// come again with later requests. These events report load, and must not add to it.
+	// maxPending bounds the events that are collected between two announcements. Further events are dropped; most of them come
+	// again with later requests. These events report load, so they must not add to the load.
 	maxPending = 4096
 	// maxAnnounced bounds how many published events are remembered in memory. The store remembers
 	// all of them.
@@ -29,7 +29,7 @@ const (
 type watch struct {
 	mu        sync.Mutex
 	pending   []events.OneShot
-	credits   map[[2]string]bool // by keyspace and tenant
+	credits   map[[2]string]bool // credits is a set of keyspaces and tenants whose balances must be checked.
 	announced map[announcedID]int64
 }
 
@@ -66,7 +66,7 @@ func (w *watch) take() (list []events.OneShot, credits map[[2]string]bool) {
 	return list, credits
 }
 
-// retry lets events be collected again, since they could not be published.
+// retry removes the events from the remembered ones, so that they are collected again, because they could not be published.
 func (w *watch) retry(list []events.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,8 +85,7 @@ func (s *Service) LimitReached(at time.Time, keyspace, tenant, key string, reaso
 		Subject: "key:" + key, Condition: "limit", Ref: hour.Unix(),
 	})
 	if p.Kind == ratelimit.Quota && p.Calendar != ratelimit.Total {
-		// A request is rejected if it costs more than remains, so that a part of the quota may
-		// remain.
+		// A request is also rejected if it costs more than remains. So a part of the quota may remain when the quota denies a request.
 		owner := key
 		if p.Per == ratelimit.PerTenant {
 			owner = ""

@@ -47,8 +47,8 @@ type Options struct {
 	Timeout time.Duration
 	// Poll is how often the Service looks for deliveries that another process has stored. Default: 2s.
 	Poll time.Duration
-	// Scan is how often the Service looks for keys that expire, and ScanUnused for unused ones. Default: one minute,
-	// and six hours.
+	// Scan is how often the Service looks for keys that expire. ScanUnused is how often it looks for unused keys. Defaults: one
+	// minute, and six hours.
 	Scan, ScanUnused time.Duration
 	// Checkpoints is how often a checkpoint of the audit chain is published, if the chain has grown. Default: one hour.
 	Checkpoints time.Duration
@@ -69,8 +69,8 @@ const (
 	defaultUnused      = 6 * time.Hour
 	defaultCheckpoints = time.Hour
 
-	// maxPerEndpoint bounds the attempts of a webhook at the same time, and maxPerSlowEndpoint those of a webhook whose last
-	// attempt got no response.
+	// maxPerEndpoint bounds the attempts for one webhook at the same time. maxPerSlowEndpoint is the bound for a webhook whose
+	// last attempt got no response.
 	maxPerEndpoint     = 4
 	maxPerSlowEndpoint = 1
 	// maxAttempts bounds all attempts at the same time. It is large enough that endpoints which never respond do not
@@ -80,9 +80,8 @@ const (
 	claimMargin = 15 * time.Second
 	// eventRetention is how long events and their deliveries are kept.
 	eventRetention = 30 * 24 * time.Hour
-	// oneShotRetention is how long the store remembers which one-shot events were published. It
-	// exceeds the age of any that may still come: warnings come at most 366 days ahead, and events
-	// of the past for one week.
+	// oneShotRetention is how long the store remembers which one-shot events were published. It is longer than the age of any
+	// event that may still come: warnings come at most 366 days ahead, and events of the past for one week.
 	oneShotRetention = 400 * 24 * time.Hour
 	// pruneBatch is how many rows one transaction removes.
 	pruneBatch = 500

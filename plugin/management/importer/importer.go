@@ -127,7 +127,7 @@ func Import(ctx context.Context, m *management.Manager, a management.Actor, keys
 		plain := c.Tx
 		im.batch = &batchTx{Tx: plain, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[events.WebhookQuery][]*events.WebhookRow{}}
 		c.UseTx(im.batch)
-		defer c.UseTx(plain) // A batchTx implements no role, but other packages need theirs.
+		defer c.UseTx(plain) // Without the batchTx, other packages find their role interfaces again.
 		if err := im.lookUp(forms); err != nil {
 			return err
 		}
