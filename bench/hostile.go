@@ -139,7 +139,7 @@ func (p *hostilePeer) start(ctx context.Context, dir, caddy, config string) erro
 // turn is the least processor time that the peer must use in one measurement.
 const turn = 100 * time.Millisecond
 
-// measure returns the processor time that the peer uses for one request, in microseconds.
+// measure returns how much processor time the peer uses for one request, in microseconds.
 func (p *hostilePeer) measure(r request, h2 bool) (float64, error) {
 	send, done, err := p.sender(r, h2)
 	if err != nil {
@@ -261,7 +261,7 @@ func sendHTTP2(conn net.Conn, method, host, path string, headers []header) (func
 		block.Reset()
 		for _, h := range append([]header{{":method", method, 1}, {":scheme", "http", 1}, {":authority", host, 1}, {":path", path, 1}}, headers...) {
 			if strings.EqualFold(h.name, "connection") {
-				continue // HTTP/2 has no such header
+				continue // HTTP/2 requests have no such header, so it is left out.
 			}
 			for range h.times {
 				if err := enc.WriteField(hpack.HeaderField{Name: strings.ToLower(h.name), Value: h.value}); err != nil {

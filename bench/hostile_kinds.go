@@ -24,7 +24,7 @@ type header struct {
 	times int
 }
 
-// kind is one way to make a request costly.
+// kind is one way in which a request can be made costly for the server.
 type kind struct {
 	name    string
 	request request
@@ -144,7 +144,7 @@ func costliest(n int) string {
 	best, most := "%", time.Duration(0)
 	for range n {
 		var b strings.Builder
-		if rng.IntN(3) == 0 { // changes the costliest text so far
+		if rng.IntN(3) == 0 { // One time in three, the text is a change of the costliest text so far.
 			at := rng.IntN(len(best))
 			b.WriteString(best[:at] + parts[rng.IntN(len(parts))] + best[at+rng.IntN(len(best)-at):])
 		} else {

@@ -66,11 +66,11 @@ func main() {
 // course holds the settings of a run.
 type course struct {
 	rounds      int
-	duration    time.Duration // the length of one turn
+	duration    time.Duration // duration is the length of one turn.
 	connections int
 	fuzzed      int
-	kinds       string // a regular expression: the kinds of requests that the contest "hostile" sends
-	caddy       string // the path of the gateway's binary; "" to build one
+	kinds       string // kinds is a regular expression. It selects the kinds of requests that the contest "hostile" sends.
+	caddy       string // caddy is the path of the gateway's binary; "" means that the contest builds one.
 }
 
 // contest is one comparison. start starts the peers; the others are compared with the first. On an
@@ -168,7 +168,7 @@ func hold(ctx context.Context, dir string, peers []*peer, how course) error {
 	if err := writeScript(script, peers); err != nil {
 		return err
 	}
-	for _, p := range peers { // warms up each peer and fails where a peer rejects the load
+	for _, p := range peers { // The first loop warms up each peer, and fails if a peer rejects the load.
 		if _, err := p.measure(ctx, script, time.Second, how.connections); err != nil {
 			return err
 		}

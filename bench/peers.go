@@ -89,7 +89,7 @@ func startProxies(ctx context.Context, dir, caddy, upstream string) ([]*peer, er
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			panic(err) // impossible: this program has just made the directory
+			panic(err) // The file can be written, because this program has just made the directory.
 		}
 		return path
 	}

@@ -311,7 +311,7 @@ var volatile = []string{"Date", "Content-Length", "X-Ratelimit-Remaining", "X-Ra
 type differences struct {
 	byClass   map[string][]string
 	changelog map[string]string // by class
-	requests  int               // that differ
+	requests  int               // requests is the number of requests whose outcomes differ.
 }
 
 // add compares the outcomes of request i with the two versions, and keeps the differences.

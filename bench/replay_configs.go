@@ -23,10 +23,9 @@ type product struct {
 	credits bool
 	// basic is the plan of one further tenant; "" for none.
 	basic string
-	// scopes are the scopes of the strongest key, weaker those of the weaker key; nil where the
-	// keyspace has no scopes.
+	// scopes are the scopes of the strongest key, and weaker those of the weaker key. Both are nil if the keyspace has no scopes.
 	scopes, weaker []string
-	header         bool // clients send the key in X-API-Key instead of Authorization
+	header         bool // header reports whether clients send the key in X-API-Key instead of Authorization.
 	paths          []string
 }
 
@@ -174,7 +173,7 @@ func (p product) tenants() map[string]map[string]any {
 type replayKey struct {
 	name, tenant string
 	fields       map[string]any
-	then         string // the call after the creation: revoke, disable, delete or rotate; "" for none
+	then         string // then is the call that follows the creation of the key: revoke, disable, delete or rotate; "" for none.
 }
 
 // keys returns the keys to create. One of them expires at soon.

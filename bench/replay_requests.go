@@ -12,8 +12,8 @@ import (
 type replayRequest struct {
 	method, raw string
 	host        string
-	limited     bool   // reports whether the request's key can be used only a few times
-	odd         bool   // reports whether the path is spelled in a way that clients don't use
+	limited     bool   // limited reports whether the key of the request can be used only a few times.
+	odd         bool   // odd reports whether the path is spelled in a way that clients don't use.
 	from        net.IP // the client's address
 }
 
@@ -45,7 +45,7 @@ func (c replayConfig) request(seed uint64, i int, secrets map[string]string) rep
 		add(g.credentialIn(g.secret(name)))
 	} else {
 		query = g.query()
-		for range 1 + g.IntN(30)/29 { // rarely two
+		for range 1 + g.IntN(30)/29 { // A request rarely has two credentials, and usually one.
 			line, parameter := g.credential()
 			if line != "" {
 				add(line)

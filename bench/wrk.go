@@ -18,7 +18,7 @@ type measurement struct {
 	rate     float64 // requests per second
 	p50, p99 time.Duration
 	cpu      float64 // of the peer's processes, in microseconds per request
-	memory   float64 // resident, MB
+	memory   float64 // memory is the resident memory in MB.
 }
 
 // writeScript writes the wrk script, which sends each peer's keys in turn and prints its result in
@@ -118,7 +118,7 @@ func (p *peer) cpuTime() time.Duration {
 		}
 		// The command name is in parentheses and may contain spaces.
 		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		for _, i := range []int{11, 12} { // utime, stime
+		for _, i := range []int{11, 12} { // The fields 11 and 12 are the times in user mode and in kernel mode, utime and stime.
 			n, _ := strconv.ParseInt(f[i], 10, 64)
 			ticks += n
 		}

@@ -111,7 +111,7 @@ func TestManagement(t *testing.T) {
 			t.Errorf("the balance is %v", r["balance"])
 		}
 		balance, references := 500.0, map[string]float64{}
-		for _, e := range r.records("data") { // newest first
+		for _, e := range r.records("data") { // The events are listed with the newest first.
 			if e["balance"] != balance {
 				t.Errorf("after %v the balance was %v, want %v", e, e["balance"], balance)
 			}

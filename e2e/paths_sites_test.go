@@ -15,7 +15,7 @@ type labSite struct {
 	key bool
 	// closed reports whether the request must not run the route of this handler.
 	closed func(handler string, a arrival) bool
-	// but are the names of models that are not checked.
+	// but names the models of upstreams that are not checked on this site.
 	but []string
 	// some is true if only a quarter of the spellings is sent. Soak tests send all.
 	some bool
@@ -46,8 +46,8 @@ var (
 	secret   = []string{"/api/secret"}
 )
 
-// byOtherNames are models that know a path by names that Caddy's matchers do not: behind a front
-// controller, encoded twice, or in look-alike letters.
+// byOtherNames are models of upstreams that know a path by names that Caddy's matchers do not know: behind a front controller,
+// encoded twice, or in look-alike letters.
 var byOtherNames = []string{
 	"Symfony", "Symfony before 2025", "Laravel", "PHP, PATH_INFO", "IIS", "servlet container, lenient", "Spring, suffixes and slashes ignored",
 	"decodes twice", "decodes thrice, ignores case",

@@ -72,9 +72,9 @@ func (g *gateway) reload(t testing.TB, config string) {
 // caller sends requests with one key, and knows the expected responses.
 type caller struct {
 	name, method, path, key string
-	// want is the expected status, and also a second accepted one; 0 for none.
+	// want is the expected status of a response. also is a second accepted status; 0 means none.
 	want, also int
-	// got counts the responses with the status want, and others those with the status also.
+	// got counts the responses with the status want. others counts those with the status also.
 	got, others atomic.Int64
 }
 

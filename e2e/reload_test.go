@@ -65,7 +65,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			s.call(t, "GET", "/", spend.key).passed()
 		}
 	}
-	// The failures of this address are used up too.
+	// The failed attempts that this address may make are used up too.
 	for range 5 {
 		s.call(t, "GET", "/", s.unknown()).rejected(http.StatusUnauthorized)
 	}
@@ -106,8 +106,8 @@ func TestReloadGrowth(t *testing.T) {
 		callers = append(callers, &caller{name: slug, key: s.key(t, slug, nil).full, want: http.StatusOK})
 	}
 	measure := func() (goroutines, heap int64) {
-		// First the old servers must end, and the connections that Caddy's former transports keep
-		// to the upstream for two minutes.
+		// Two kinds of goroutines end first: those of the old servers, and those of connections that Caddy's former transports keep
+		// open to the upstream for two minutes.
 		s.upstream.server.CloseClientConnections()
 		for range 3 {
 			time.Sleep(100 * time.Millisecond)

@@ -49,7 +49,7 @@ func configText(global, keygate, site string) string {
 `
 }
 
-// startTestSite starts a gateway with such a Caddyfile.
+// startTestSite starts a gateway with a Caddyfile of one site. global, keyspace and site are the options of its parts.
 func startTestSite(t testing.TB, global, keyspace, site string, env ...string) *site {
 	t.Helper()
 	return startOn(t, newUpstream(t), configText(global, keyspaceText(keyspace), site), env...)

@@ -405,7 +405,7 @@ func TestStreamsPass(t *testing.T) {
 	})
 
 	t.Run("whole bodies", func(t *testing.T) {
-		big := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+		big := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // The body has 4 MiB.
 		sum := sha256.Sum256(big)
 		s.upstream.answer("/big", func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == "POST" {

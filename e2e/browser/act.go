@@ -25,7 +25,7 @@ var findJS string
 func literal(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // Callers pass only strings, numbers, booleans and lists of them, which always encode.
+		panic(err) // Encoding never fails, because callers pass only strings, numbers, booleans and lists of them.
 	}
 	return string(b)
 }
@@ -75,8 +75,8 @@ func (tab *Tab) Await(what, expression string) {
 	})
 }
 
-// with returns JavaScript that evaluates expression for the element what, as the variable e. It
-// gives null if there is no such element.
+// with returns JavaScript that evaluates expression, in which the variable e is the element what. The result is null if there
+// is no such element.
 func with(what, expression string) string {
 	return fmt.Sprintf(`(() => { const found = (%s)(%s); if (!found.length) return null; const e = found[0].e, visible = found[0].visible; return %s; })()`,
 		strings.TrimSpace(findJS), literal(what), expression)

@@ -48,7 +48,7 @@ func (tab *Tab) Accessible() {
 	}
 }
 
-// overflowJS returns the elements whose content is wider than they are, and the visible links and
+// overflowJS returns the elements whose content is wider than the element itself. It also returns the visible links and
 // buttons that another element covers.
 const overflowJS = `(() => {
 	// What is for screen readers only is a point to the eye.

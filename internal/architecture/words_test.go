@@ -70,7 +70,7 @@ func TestRetiredWordsAreFound(t *testing.T) {
 	}
 }
 
-// Code, messages and documentation use the glossary's words, and no retired ones.
+// TestRetiredWords checks that code, messages and documentation use the words of the glossary, and no retired words.
 func TestRetiredWords(t *testing.T) {
 	const root = "../.."
 	extensions := []string{".go", ".md", ".js", ".css", ".html", ".sh", ".sql", ".Caddyfile", ".example", ".yaml", ".yml", ".json", ".service"}

@@ -30,7 +30,7 @@ func New() http.Handler {
 
 type server struct {
 	mu    sync.Mutex
-	cargo map[string]string // the tenant's slug by cargo id
+	cargo map[string]string // cargo maps the id of a cargo to the slug of the tenant that owns it.
 }
 
 func (s *server) load(w http.ResponseWriter, r *http.Request) {

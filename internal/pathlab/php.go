@@ -19,7 +19,7 @@ var phpModels = []Model{
 	}},
 	{"Symfony in a directory", func(target, _ string) (string, bool) {
 		if !strings.HasPrefix(lenient(requestURI(target)), "/cargo/") {
-			return "", false // the modelled application only has paths below /cargo/
+			return "", false // The modelled application only has paths below /cargo/, so no other path is looked up.
 		}
 		return "/cargo" + lenient(pathInfo(target, "/cargo/index.php", true)), true
 	}},

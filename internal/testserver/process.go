@@ -118,7 +118,7 @@ func (p *process) run(removed string) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the child process has its own descriptor of the file
+	defer log.Close() // The child process has its own descriptor of the log file, so this one can be closed.
 	c := exec.Command(p.binary, p.arguments(p.port)...)
 	c.Dir, c.Stdout, c.Stderr = p.dir, log, log
 	c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "TMPDIR=" + p.dir, "LC_ALL=C", "TZ=UTC"}

@@ -115,13 +115,13 @@ func (k RedisKind) prepare(dir string, arguments func(port int) []string) (*proc
 		return nil, err
 	}
 	p := &process{what: "the " + string(k), binary: binary, dir: dir}
-	var other, otherOf int // the second port belongs to one first port, and stays the same over restarts
+	var other, otherOf int // The second port belongs to a first port, and stays the same over restarts of the server.
 	p.arguments = func(port int) []string {
 		all := arguments(port)
 		for i := range all {
 			if strings.Contains(all[i], "{other port}") && otherOf != port {
 				otherOf = port
-				other, _ = FreePort() // without a second port the server does not start, and its log has the reason
+				other, _ = FreePort() // If there is no second port, the server does not start, and its log shows the reason.
 			}
 			all[i] = strings.NewReplacer("{port}", strconv.Itoa(port), "{other port}", strconv.Itoa(other)).Replace(all[i])
 		}

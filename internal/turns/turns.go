@@ -18,8 +18,8 @@ var ErrBusy = errors.New("too many requests of this kind: try again later")
 type Rules struct {
 	// Slots is how many turns may run at a time.
 	Slots int
-	// Rate is the cost that may be spent per second, Burst the cost that may be spent at once. The
-	// cost of a turn is charged at its end, so the last turn may exceed the balance.
+	// Rate is the cost that may be spent per second, and Burst is the cost that may be spent at once. The cost of a turn is
+	// charged at its end, so the last turn may exceed the balance.
 	Rate, Burst float64
 	// Waiting is the largest number of waiting callers, PerClient the largest number for one
 	// client.
@@ -38,7 +38,7 @@ type Queue struct {
 	balance float64
 	at      time.Time
 	timer   *time.Timer
-	// first holds the callers with normal priority, last those with low priority.
+	// first holds the waiting callers with normal priority. last holds those with low priority.
 	first, last []*group
 }
 
@@ -62,9 +62,9 @@ func New(rules Rules) *Queue {
 	return &Queue{rules: rules, balance: rules.Burst, at: time.Now()}
 }
 
-// Enter waits for a turn and returns done, which the caller must call with the cost at the end of
-// the turn. It returns ErrBusy where the queue is full, or ctx ends first. A call with last set
-// waits until no call without it waits.
+// Enter waits for a turn. It returns the function done, which the caller must call at the end of the turn with the cost of
+// the turn. Enter returns ErrBusy if the queue is full, or if ctx ends before the turn. A caller with last set gets a turn
+// only while no other caller waits.
 func (q *Queue) Enter(ctx context.Context, key any, addr netip.Addr, last bool) (done func(cost float64), err error) {
 	q.mu.Lock()
 	q.refill()
@@ -91,7 +91,7 @@ func (q *Queue) Enter(ctx context.Context, key any, addr netip.Addr, last bool) 
 		gone := q.remove(w)
 		q.mu.Unlock()
 		if !gone && !w.busy {
-			q.done(0) // the turn was granted when ctx ended: give it back
+			q.done(0) // The turn was granted at the moment when ctx ended, so it is given back.
 		}
 		return nil, ErrBusy
 	}

@@ -129,7 +129,7 @@ func TestBounds(t *testing.T) {
 		enter("first", t.Context(), alice, false)
 		ctx, cancel := context.WithCancel(t.Context())
 		enter("gone", ctx, alice, false)
-		enter("bob", t.Context(), bob, false) // the queue is full, so the low-priority call "last" is dropped
+		enter("bob", t.Context(), bob, false) // The queue is full, so the waiting call "last" of low priority is dropped.
 		if results["last"] != ErrBusy {
 			t.Errorf("the dropped call got %v", results["last"])
 		}
