@@ -112,7 +112,8 @@ func TestManagement(t *testing.T) {
 		}
 		balance, references := 500.0, map[string]float64{}
 		for _, e := range r.records("data") { // The events are listed with the newest first.
-			if e["balance"] != balance {
+			// The entry of usage covers an hour, so a later refund changes its amount and its balance.
+			if e["kind"] != "usage" && e["balance"] != balance {
 				t.Errorf("after %v the balance was %v, want %v", e, e["balance"], balance)
 			}
 			balance -= e["amount"].(float64)

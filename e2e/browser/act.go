@@ -177,7 +177,8 @@ func (tab *Tab) Reload(statuses ...int) {
 // the browser asks whether to send the form again. That question counts as status 0.
 func (tab *Tab) Back(statuses ...int) {
 	tab.t.Helper()
-	tab.navigateBy("going back", func() error { return tab.eval("history.back()", nil) }, statuses)
+	// Without the timeout, the navigation may end the page before the browser has reported the result of the call.
+	tab.navigateBy("going back", func() error { return tab.eval("void setTimeout(() => history.back())", nil) }, statuses)
 }
 
 // Click clicks on an element as soon as it is present, visible and not covered by another element.
