@@ -177,8 +177,13 @@ func (tab *Tab) Reload(statuses ...int) {
 // the browser asks whether to send the form again. That question counts as status 0.
 func (tab *Tab) Back(statuses ...int) {
 	tab.t.Helper()
-	// Without the timeout, the navigation may end the page before the browser has reported the result of the call.
-	tab.navigateBy("going back", func() error { return tab.eval("void setTimeout(() => history.back())", nil) }, statuses)
+	tab.navigateBy("going back", func() error {
+		err := tab.eval("history.back()", nil)
+		if err != nil && strings.Contains(err.Error(), "Inspected target navigated or closed") {
+			return nil // The page ended before the browser reported the result of the call.
+		}
+		return err
+	}, statuses)
 }
 
 // Click clicks on an element as soon as it is present, visible and not covered by another element.
