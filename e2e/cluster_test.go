@@ -257,6 +257,7 @@ func TestClusterCounts(t *testing.T) {
 					allowed.Add(1)
 				case http.StatusPaymentRequired:
 					time.Sleep(10 * time.Millisecond)
+				case http.StatusServiceUnavailable: // On a busy machine, the database may not lease credits in time. Then nothing is charged.
 				case http.StatusUnauthorized: // A gateway may still reject the key as unknown, because another gateway created the key a moment ago.
 				default:
 					t.Errorf("%d %s", got.status, got.body)
