@@ -2,11 +2,13 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -207,10 +209,45 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 		return err
 	}
 	for _, u := range rows {
+		if u.Start.After(req.Now) {
+			s.KnowPeriod(u.Calendar, u.Start)
+			continue
+		}
 		s.LoadUsage(u.Start, u.Calendar, u.Used)
 	}
 	s.UsageLoaded()
 	return nil
+}
+
+// limit charges the bill or, if take is false, only reads the state of its limits. If the clock was set, it first loads the
+// counts of the quota periods that contain now.
+func (g *Gateway) limit(ctx context.Context, now time.Time, b *ratelimit.Bill, o *ratelimit.Outcome, take bool) (err error) {
+	for range 2 {
+		if take {
+			err = g.limits().Charge(ctx, now, b, o)
+		} else {
+			err = g.limits().Peek(ctx, now, b, o)
+		}
+		if !errors.Is(err, ratelimit.ErrPeriod) {
+			return err
+		}
+		for _, s := range []*ratelimit.Subject{b.Address.Subject, b.Tenant.Subject, b.Key.Subject} {
+			if s == nil || !s.NeedsPeriod(now) {
+				continue
+			}
+			rows, err := g.store.LoadUsage(ctx, s.ID(), now)
+			if err != nil {
+				g.health.ReadFailed("reading quota counts", err)
+				return err
+			}
+			counts := make([]ratelimit.Counted, len(rows))
+			for i, u := range rows {
+				counts[i] = ratelimit.Counted{Subject: u.Subject, Calendar: u.Calendar, Start: u.Start, Used: u.Used}
+			}
+			s.LoadPeriod(now, counts)
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrStore, err)
 }
 
 // addressParty returns the limits that count the address of the request, and the subject that holds the counts.

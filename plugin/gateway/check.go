@@ -222,18 +222,10 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 		d.entry = e
 		return false
 	}
-	var err error
-	if req.Trace != nil {
-		err = g.limits().Peek(ctx, req.Now, bill, &d.Outcome)
-	} else {
-		err = g.limits().Charge(ctx, req.Now, bill, &d.Outcome)
-	}
+	err := g.limit(ctx, req.Now, bill, &d.Outcome, req.Trace == nil)
 	for try := 0; errors.Is(err, ratelimit.ErrLease) && try < 3; try++ {
 		if err = g.lease(ctx, e.TenantState, bill.Cost, func() error {
-			if req.Trace != nil {
-				return g.limits().Peek(ctx, req.Now, bill, &d.Outcome)
-			}
-			return g.limits().Charge(ctx, req.Now, bill, &d.Outcome)
+			return g.limit(ctx, req.Now, bill, &d.Outcome, req.Trace == nil)
 		}); err == nil {
 			break
 		}

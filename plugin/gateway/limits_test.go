@@ -314,3 +314,28 @@ func TestPerAddress(t *testing.T) {
 	w.want(gateway.RateLimited, a)
 	w.want(gateway.Allowed, a, func(r *gateway.Request) { r.Addr = gateway.Addr("192.0.2.77") })
 }
+
+// TestQuotaOfAWrongClock starts the gateway while the clock is far behind or ahead. The quota of the present day is neither
+// forgotten nor frozen when the clock is right again, nor after another restart.
+func TestQuotaOfAWrongClock(t *testing.T) {
+	today := time.Now().Truncate(24 * time.Hour).Add(12 * time.Hour)
+	for name, wrong := range map[string]time.Time{"behind": today.AddDate(-6, 0, 0), "ahead": today.AddDate(5, 0, 0)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newFixture(t, plan("free", "quota 5/day"))
+			w.tenant("acme", "free", 0)
+			_, key := w.key("acme")
+			w.want(gateway.Allowed, key, at(today))
+			w.want(gateway.Allowed, key, at(today))
+			w.restart()
+			w.want(gateway.Allowed, key, at(wrong))
+			w.want(gateway.Allowed, key, at(today))
+			w.restart()
+			w.want(gateway.Allowed, key, at(today))
+			w.want(gateway.Allowed, key, at(wrong))
+			w.want(gateway.Allowed, key, at(today))
+			w.want(gateway.QuotaExceeded, key, at(today))
+			w.want(gateway.Allowed, key, at(today.AddDate(0, 0, 1)))
+		})
+	}
+}

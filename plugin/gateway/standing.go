@@ -18,7 +18,7 @@ func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 		return nil, err
 	}
 	var o ratelimit.Outcome
-	if err := g.limits().Peek(ctx, now, bill, &o); err != nil {
+	if err := g.limit(ctx, now, bill, &o, false); err != nil {
 		return nil, fmt.Errorf("%w: reading the limits: %w", ErrStore, err)
 	}
 	return append([]ratelimit.Standing(nil), o.Standings[:o.N]...), nil

@@ -110,7 +110,8 @@ type Store interface {
 	// Wait blocks until some process may have written changes since the last call. It may return early. If ctx ends, it
 	// returns the error of ctx.
 	Wait(ctx context.Context) error
-	// LoadUsage returns the counts of a subject's quota periods at now.
+	// LoadUsage returns the counts of a subject's quota periods at now, and of later periods, in which requests were counted
+	// while the clock was ahead.
 	LoadUsage(ctx context.Context, subject string, now time.Time) ([]Usage, error)
 	// WriteFlush stores f in one transaction.
 	WriteFlush(ctx context.Context, node string, f *Flush) error

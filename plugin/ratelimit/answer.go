@@ -36,12 +36,12 @@ func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Out
 			}
 		case Quota:
 			if !w.sharesCount {
-				s.applyQuota(at, subject, a, take, taken)
+				s.applyQuota(now, subject, a, take, taken)
 			}
 			if !taken && cost > 0 && a.Used > policy.Limit-cost {
 				st.Denied = true
 				if policy.Calendar != Total {
-					st.Retry = subject.ends(policy.Calendar, at).Sub(now)
+					st.Retry = subject.ends(policy.Calendar, now).Sub(now)
 				}
 			}
 		case Concurrency:
@@ -71,10 +71,10 @@ func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Out
 	s.undo(now, b, parties, c, o.N)
 }
 
-func (s *Shared) applyQuota(at time.Time, subject *Subject, a *Ask, take, taken bool) {
+func (s *Shared) applyQuota(now time.Time, subject *Subject, a *Ask, take, taken bool) {
 	count := subject.count(a.Calendar)
 	if take {
-		count = subject.counter(a.Calendar, at)
+		count = subject.counter(a.Calendar, now)
 	}
 	if a.Calendar != Total && count.start != a.Start {
 		return // The period of the quota ended while Redis was asked, so the answer belongs to a past period and is ignored.
@@ -86,7 +86,7 @@ func (s *Shared) applyQuota(at time.Time, subject *Subject, a *Ask, take, taken 
 		return
 	}
 	l := count.ensureLease()
-	l.refreshedAt = at
+	l.refreshedAt = now
 	count.used = a.Used
 	if !taken {
 		return
@@ -158,14 +158,14 @@ func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c 
 			w.line.meter.sharedPool(at).fillStanding(at, st, w.line.meter.policy)
 		case Quota:
 			count := subject.count(policy.Calendar)
-			used := count.usedAt(at)
+			used := count.usedAt(now)
 			if c.peeked && w.ask >= 0 {
 				used = c.asks[w.ask].Used // The answer's count is used, because this process's own count may still be empty.
 			}
 			if count.lease != nil && at.Unix() < count.end {
 				used -= count.lease.held
 			}
-			fillQuotaStanding(st, policy, used, subject.ends(policy.Calendar, at), now)
+			fillQuotaStanding(st, policy, used, subject.ends(policy.Calendar, now), now)
 		case Concurrency:
 			st.Policy, st.Limit = policy, policy.Limit
 			inUse := subject.live.Load()

@@ -23,7 +23,7 @@ func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operati
 			a.Origin = w.line.origin
 			s.listRates(at, a, c, i, n, take)
 		case Quota:
-			s.listQuota(at, subject, a, c, i, n, cost, take)
+			s.listQuota(now, subject, a, c, i, n, cost, take)
 		case Concurrency:
 			s.listSlots(subject, a, c, i, n, take)
 		}
@@ -67,7 +67,7 @@ func (s *Shared) listRates(at time.Time, a *Ask, c *operation, i, n int, take bo
 	}
 }
 
-func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *operation, i, n int, cost int64, take bool) {
+func (s *Shared) listQuota(now time.Time, subject *Subject, a *Ask, c *operation, i, n int, cost int64, take bool) {
 	cal := c.lines[i].line.Policy.Calendar
 	a.Calendar, a.Limit, a.Need = cal, MaxLimit, cost
 	number := int8(len(c.asks))
@@ -78,7 +78,7 @@ func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *operation,
 			w.ask, w.rate = number, 0
 		}
 	}
-	s.fillQuota(at, subject, a)
+	s.fillQuota(now, subject, a)
 	if l := subject.count(cal).lease; l != nil && s.leased.Load() && take {
 		if extra := l.target(a.Limit-a.Seed-a.Need, s.remote.Nodes()) - l.held; extra > 0 {
 			a.Extra = extra
@@ -87,18 +87,18 @@ func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *operation,
 }
 
 // fillQuota sets the ask's period, and what this process knows of the count.
-func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
+func (s *Shared) fillQuota(now time.Time, subject *Subject, a *Ask) {
 	count := subject.count(a.Calendar)
 	a.Keep = totalKeep.Milliseconds()
 	if a.Calendar != Total {
-		start, end := a.Calendar.Start(at), a.Calendar.End(at)
-		if at.Unix() < count.end {
+		start, end := a.Calendar.Start(now), a.Calendar.End(now)
+		if count.covers(now) {
 			start, end = time.Unix(count.start, 0), time.Unix(count.end, 0)
 		}
 		a.Start = start.Unix()
-		a.Keep = (end.Sub(at) + countKeep).Milliseconds()
+		a.Keep = (end.Sub(now) + countKeep).Milliseconds()
 	}
-	a.Seed = count.usedAt(at)
+	a.Seed = count.usedAt(now)
 	if l := count.lease; l != nil && l.carry != 0 {
 		a.Carry, a.Merge = l.carry, true
 		a.Seed -= l.carry

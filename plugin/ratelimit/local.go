@@ -68,7 +68,7 @@ func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int6
 			switch {
 			case !c.begun():
 			case delta < 0:
-				if chargedAt.Unix() >= c.start {
+				if c.covers(chargedAt) {
 					c.used = max(0, c.used+delta)
 				}
 			case policy.Calendar == Total:
@@ -192,11 +192,14 @@ func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take b
 					st.Retry = l.meter.retry(at, tokens[n]) + at.Sub(now)
 				}
 			case Quota:
-				used := s.count(l.Policy.Calendar).usedAt(at)
-				if cost > 0 && used > l.Policy.Limit-cost {
+				c := s.count(l.Policy.Calendar)
+				if c.mayBeStored(now) {
+					return ErrPeriod
+				}
+				if cost > 0 && c.usedAt(now) > l.Policy.Limit-cost {
 					st.Denied = true
 					if l.Policy.Calendar != Total {
-						st.Retry = s.ends(l.Policy.Calendar, at).Sub(now)
+						st.Retry = s.ends(l.Policy.Calendar, now).Sub(now)
 					}
 				}
 			case Concurrency:
@@ -239,7 +242,7 @@ func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take b
 			case Rate:
 				l.meter.fillStanding(st, tokens[n], at.Sub(now))
 			case Quota:
-				fillQuotaStanding(st, l.Policy, s.count(l.Policy.Calendar).usedAt(at), s.ends(l.Policy.Calendar, at), now)
+				fillQuotaStanding(st, l.Policy, s.count(l.Policy.Calendar).usedAt(now), s.ends(l.Policy.Calendar, now), now)
 			case Concurrency:
 				st.Policy = l.Policy
 				st.Limit = l.Policy.Limit
@@ -275,7 +278,7 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 			case Quota:
 				if !done[l.Policy.Calendar] {
 					done[l.Policy.Calendar] = true
-					s.counter(l.Policy.Calendar, s.last).used += cost
+					s.counter(l.Policy.Calendar, now).used += cost
 				}
 			case Concurrency:
 				if b.NoConcurrency {
@@ -300,13 +303,12 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 	b.held = !b.NoConcurrency
 }
 
-// ends returns the end of the quota period at now. If now is before the current period, it returns the end of the current
-// period. For Total, it returns the zero time.
+// ends returns the end of the quota period that contains now. For Total, it returns the zero time.
 func (s *Subject) ends(cal Calendar, now time.Time) time.Time {
 	if cal == Total {
 		return time.Time{}
 	}
-	if c := s.count(cal); now.Unix() < c.end {
+	if c := s.count(cal); c.covers(now) {
 		return time.Unix(c.end, 0)
 	}
 	return cal.End(now)

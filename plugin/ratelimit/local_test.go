@@ -3,7 +3,10 @@ package ratelimit
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -428,5 +431,72 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	if stored["t:x"] != total || recorded != total || tenant.Live() != 0 || peak.Load() > 3 || total == 0 {
 		t.Errorf("stored %d, recorded %d, allowed %d, live %d, peak %d", stored["t:x"], recorded, total, tenant.Live(), peak.Load())
+	}
+}
+
+// TestQuotaOfAWrongClock sets the clock ahead and back. Each period keeps its own count: it is neither frozen nor forgotten,
+// and a count that only the store has is asked for.
+func TestQuotaOfAWrongClock(t *testing.T) {
+	today := time.Date(2026, 12, 10, 12, 0, 0, 0, time.UTC)
+	for name, wrong := range map[string]time.Time{"ahead": today.AddDate(5, 0, 0), "behind": today.AddDate(-6, 0, 0), "a day behind": today.AddDate(0, 0, -1)} {
+		for _, flushed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", flushed: ", flushed), func(t *testing.T) {
+				s := NewSubject("k:x")
+				b := billOf(s, testkit.Must[*Policy](t)(ParseQuota("5/day")))
+				s.UsageLoaded()
+				stored := map[int64]Counted{}
+				flush := func() {
+					list := s.Unflushed(nil)
+					for _, c := range list {
+						stored[c.Start.Unix()] = c
+					}
+					s.Flushed(list)
+				}
+				left := func(now time.Time) int64 {
+					t.Helper()
+					var o Outcome
+					err := NewLocal().Charge(t.Context(), now, b, &o)
+					if errors.Is(err, ErrPeriod) {
+						if !s.NeedsPeriod(now) {
+							t.Fatal("the period is asked for, and not needed")
+						}
+						s.LoadPeriod(now, slices.Collect(maps.Values(stored)))
+						err = NewLocal().Charge(t.Context(), now, b, &o)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					NewLocal().Release(b)
+					if flushed {
+						flush()
+					}
+					if o.Denied && o.Standings[0].Retry > 24*time.Hour {
+						t.Errorf("at %v the client shall wait for %v", now, o.Standings[0].Retry)
+					}
+					return o.Standings[0].Remaining
+				}
+				for i, tt := range []struct {
+					now  time.Time
+					left int64
+				}{
+					{today, 4}, {today, 3}, {wrong, 4}, {today, 2}, {today.Add(time.Second), 1}, {wrong, 3}, {today, 0}, {today, 0},
+					{today.AddDate(0, 0, 1), 4}, {today.AddDate(0, 0, 2), 4}, {today, 0},
+				} {
+					if got := left(tt.now); got != tt.left {
+						t.Fatalf("step %d, at %v: %d left, want %d", i, tt.now, got, tt.left)
+					}
+				}
+				flush()
+				want := map[int64]int64{
+					Day.Start(today).Unix(): 5, Day.Start(wrong).Unix(): 2,
+					Day.Start(today.AddDate(0, 0, 1)).Unix(): 1, Day.Start(today.AddDate(0, 0, 2)).Unix(): 1,
+				}
+				for start, used := range want {
+					if stored[start].Used != used {
+						t.Errorf("the store has %d of the day %v, want %d", stored[start].Used, time.Unix(start, 0).UTC(), used)
+					}
+				}
+			})
+		}
 	}
 }

@@ -42,7 +42,7 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 				st.Retry = p.retry(owed, each)
 			}
 		case Quota:
-			if subject.counter(policy.Calendar, at).overShare(policy.Limit, max(b.Cost, 0), nodes) {
+			if subject.counter(policy.Calendar, now).overShare(policy.Limit, max(b.Cost, 0), nodes) {
 				st.Denied = true
 				st.Retry = recheck // Redis may be reachable again after this time, so the client should retry then.
 			}
@@ -82,7 +82,7 @@ func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Out
 			if w.sharesCount {
 				continue
 			}
-			count := subject.counter(policy.Calendar, at)
+			count := subject.counter(policy.Calendar, now)
 			count.used += max(b.Cost, 0)
 			count.ensureLease().carry += max(b.Cost, 0)
 		}

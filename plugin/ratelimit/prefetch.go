@@ -34,13 +34,13 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 			if l == nil || l.asking {
 				continue
 			}
-			extra := l.target(policy.Limit-subject.count(policy.Calendar).usedAt(at), s.remote.Nodes()) - l.held
+			extra := l.target(policy.Limit-subject.count(policy.Calendar).usedAt(now), s.remote.Nodes()) - l.held
 			if extra <= 0 {
 				continue
 			}
 			a := c.ask()
 			a.Kind, a.Subject, a.Owner = Quota, subject.id, b.ownerOf(int(w.party))
-			s.listQuota(at, subject, a, c, i, n, 0, true)
+			s.listQuota(now, subject, a, c, i, n, 0, true)
 			a.Extra = extra
 			l.asking = true
 		default:
@@ -87,7 +87,7 @@ func (s *Shared) prefetch(now time.Time, c *operation) {
 			if l := subject.count(policy.Calendar).lease; l != nil && !w.sharesCount {
 				l.asking = false
 				if err == nil {
-					s.applyQuota(subject.clamp(now), subject, a, true, true)
+					s.applyQuota(now, subject, a, true, true)
 				}
 			}
 		}

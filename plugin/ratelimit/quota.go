@@ -1,7 +1,9 @@
 package ratelimit
 
 import (
+	"errors"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -10,7 +12,10 @@ import (
 type counter struct {
 	// start and end are the bounds of the period in Unix seconds. Both are 0 before the first use.
 	start, end int64
-	used       int64
+	// newest is the start of the latest period that this process or the store has counted in, in Unix seconds. A later
+	// period has no count in the store, so it begins at 0 without a look-up.
+	newest int64
+	used   int64
 	// stored is the count that the store last wrote or returned.
 	stored int64
 	// loaded reports whether used includes the count that the store had, and not only what this process counted.
@@ -60,15 +65,31 @@ func (c *counter) begin(cal Calendar, now time.Time) {
 		return
 	}
 	c.start, c.end = cal.Start(now).Unix(), cal.End(now).Unix()
+	c.newest = max(c.newest, c.start)
+}
+
+// clockSlack is how far before the start of a period a time still counts in that period, in seconds. Requests that read the
+// clock just before midnight may be counted just after it, and clocks are often set back by a second.
+const clockSlack = 10
+
+// covers reports whether the counter's period contains now.
+func (c *counter) covers(now time.Time) bool {
+	u := now.Unix()
+	return u < c.end && u+clockSlack >= c.start
+}
+
+// mayBeStored reports whether the store may have a count of the period that contains now, which the counter does not have.
+// That is so after the clock was set: back, or forward from a time that was too early.
+func (c *counter) mayBeStored(now time.Time) bool {
+	return c.begun() && c.loaded && !c.covers(now) && c.calendar.Start(now).Unix() <= c.newest
 }
 
 // begun reports whether the counter has a period.
 func (c *counter) begun() bool { return c.end != 0 }
 
-// usedAt returns the count in the period that contains now. If now is before the current period, it returns the count of the
-// current period. It starts no new period.
+// usedAt returns the count in the period that contains now. It starts no new period.
 func (c *counter) usedAt(now time.Time) int64 {
-	if now.Unix() >= c.end {
+	if !c.covers(now) {
 		return 0
 	}
 	return c.used
@@ -85,11 +106,11 @@ func (c *counter) startTime() time.Time {
 	return time.Unix(c.start, 0).UTC()
 }
 
-// counter returns the subject's counter of a calendar, in the period that contains now. If a new period begins, counter
-// keeps the old count in closed until it is stored.
+// counter returns the subject's counter of a calendar, in the period that contains now. If that is another period than
+// before, counter keeps the former count in closed until it is stored, and continues a count that is in closed.
 func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	c := s.count(cal)
-	if now.Unix() < c.end {
+	if c.covers(now) {
 		return c
 	}
 	if c.begun() && c.dirty() {
@@ -97,7 +118,68 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 		r.closed = append(r.closed, Counted{Subject: s.id, Calendar: cal, Start: c.startTime(), Used: c.used})
 	}
 	c.begin(cal, now)
+	if r := s.cold.Load(); r != nil {
+		for i, e := range r.closed {
+			if e.Calendar == cal && e.Start.Unix() == c.start && cal != Total {
+				c.used, c.unsure = e.Used, true
+				r.closed = slices.Delete(r.closed, i, i+1)
+				break
+			}
+		}
+		if len(r.closed) == 0 {
+			r.closed = nil
+		}
+	}
 	return c
+}
+
+// ErrPeriod means that a charge counts in a period of which only the store has the count, because the clock was set.
+// Nothing was taken. The caller loads the counts with LoadPeriod and charges again.
+var ErrPeriod = errors.New("the count of this quota period must be loaded first")
+
+// NeedsPeriod reports whether the store may have the count of a period that contains now and that s does not have.
+func (s *Subject) NeedsPeriod(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := s.counters; c != nil; c = c.next {
+		if c.mayBeStored(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// LoadPeriod begins the periods that contain now, for the counters for which NeedsPeriod is true. counts holds the counts of
+// these periods in the store.
+func (s *Subject) LoadPeriod(now time.Time, counts []Counted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := s.counters; c != nil; c = c.next {
+		if !c.mayBeStored(now) {
+			continue
+		}
+		s.counter(c.calendar, now)
+		for _, u := range counts {
+			if u.Calendar != c.calendar || u.Start.Unix() != c.start {
+				continue
+			}
+			c.stored = u.Used
+			if !c.unsure { // A count that was still in memory is newer than the store's.
+				c.used = u.Used
+			}
+		}
+	}
+}
+
+// KnowPeriod records that the store has a count of the calendar's period that begins at start.
+func (s *Subject) KnowPeriod(c Calendar, start time.Time) {
+	if c < Day || c >= Total {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.count(c)
+	n.newest = max(n.newest, start.Unix())
 }
 
 // count returns the subject's counter of a calendar, whatever its period is. It adds the counter if the subject has none.

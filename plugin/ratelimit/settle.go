@@ -82,7 +82,7 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 			if policy.Calendar == Total && delta > 0 {
 				by -= shortfall
 			}
-			if !c.begun() || by == 0 || by < 0 && chargedAt.Unix() < c.start {
+			if !c.begun() || by == 0 || by < 0 && !c.covers(chargedAt) {
 				continue
 			}
 			a := Ask{Kind: Quota, Subject: subject.id, Owner: b.ownerOf(i), Calendar: policy.Calendar}

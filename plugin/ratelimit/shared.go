@@ -221,7 +221,11 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 			case Quota:
 				w.sharesCount = done[l.Policy.Calendar]
 				done[l.Policy.Calendar] = true
-				s.prepareQuota(at, subject, l, st, w, c, cost, take)
+				if c.unreachable && subject.count(l.Policy.Calendar).mayBeStored(now) {
+					s.undo(now, b, parties, c, n)
+					return ErrPeriod
+				}
+				s.prepareQuota(now, subject, l, st, w, c, cost, take)
 			case Concurrency:
 				w.sharesCount = done[0]
 				done[0] = true
@@ -298,19 +302,19 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperati
 	w.ask = askPending
 }
 
-func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Standing, w *lineOperation, c *operation, cost int64, take bool) {
+func (s *Shared) prepareQuota(now time.Time, subject *Subject, l *Line, st *Standing, w *lineOperation, c *operation, cost int64, take bool) {
 	if !take {
 		w.ask = askPending
 		return
 	}
-	count := subject.counter(l.Policy.Calendar, at)
+	count := subject.counter(l.Policy.Calendar, now)
 	ls := count.ensureLease()
 	if w.sharesCount {
 		// Two quotas of one calendar share a count. The first line of the calendar takes or asks for both, under the smaller limit.
 		return
 	}
 	if s.leased.Load() {
-		ls.observe(at, cost)
+		ls.observe(now, cost)
 		if ls.held >= cost && ls.held > 0 {
 			ls.held -= cost
 			ls.used = true
@@ -318,15 +322,15 @@ func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Stand
 			c.refill = c.refill || !ls.asking && ls.held*2 <= ls.target(l.Policy.Limit-count.used, s.remote.Nodes())
 			return
 		}
-		if cost == 0 && recent(ls.refreshedAt, at, recheck) {
+		if cost == 0 && recent(ls.refreshedAt, now, recheck) {
 			w.local = true
 			return
 		}
 	}
-	if !c.unreachable && cost > 0 && recent(ls.refreshedAt, at, recheck) && count.used > l.Policy.Limit-cost {
+	if !c.unreachable && cost > 0 && recent(ls.refreshedAt, now, recheck) && count.used > l.Policy.Limit-cost {
 		st.Denied = true
 		if l.Policy.Calendar != Total {
-			st.Retry = subject.ends(l.Policy.Calendar, at).Sub(at)
+			st.Retry = subject.ends(l.Policy.Calendar, now).Sub(now)
 		}
 		return
 	}

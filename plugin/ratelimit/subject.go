@@ -176,7 +176,6 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 	if len(names) == 0 {
 		s.last = now
 	}
-	now = s.clamp(now)
 	named := func(p *Policy) bool { return len(names) == 0 || slices.Contains(names, p.Name) }
 	for i := range s.sets {
 		for _, m := range s.sets[i].meters() {
@@ -189,10 +188,6 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 				continue
 			}
 			c := s.counter(l.Policy.Calendar, now)
-			if now.Unix() < c.start {
-				// The clock had run ahead when the counter began its period, so the counter begins the period of now.
-				c.begin(l.Policy.Calendar, now)
-			}
 			// A count that was not loaded is reset too. It replaces the count in the store.
 			c.used, c.loaded, c.unsure, c.lease = 0, true, true, nil
 		}

@@ -89,12 +89,17 @@ func (t *Tx) count(u *gateway.Usage) (bool, error) {
 	return n > 0, err
 }
 
-// countFirst stores the first count of a period. It deletes the same quota's counts of earlier
-// periods, which nothing reads any more.
+// keptPeriods is how many earlier periods of a quota keep their counts. One would do if no clock ever ran ahead: the counts
+// of a wrong clock must not delete those of the present period.
+const keptPeriods = 3
+
+// countFirst stores the first count of a period. It deletes older counts of the same quota, except those of the newest
+// keptPeriods.
 func (t *Tx) countFirst(u *gateway.Usage) error {
 	start := startOf(u)
-	if _, err := t.Exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
-		u.Subject, int64(u.Calendar), start); err != nil {
+	if _, err := t.Exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start <
+		(SELECT start FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3 ORDER BY start DESC LIMIT 1 OFFSET $4)`,
+		u.Subject, int64(u.Calendar), start, keptPeriods-1); err != nil {
 		return err
 	}
 	_, err := t.Exec(`INSERT INTO quota_counts (subject, calendar, start, used) VALUES ($1, $2, $3, $4)
@@ -142,8 +147,8 @@ func (s *Store) LoadUsage(ctx context.Context, subject string, now time.Time) ([
 			}
 			switch u := all[len(all)-1]; {
 			case u.Calendar == ratelimit.Total,
-				u.Calendar == ratelimit.Day && u.Start.Equal(day),
-				u.Calendar == ratelimit.Month && u.Start.Equal(month):
+				u.Calendar == ratelimit.Day && !u.Start.Before(day),
+				u.Calendar == ratelimit.Month && !u.Start.Before(month):
 				out = all
 			}
 			return nil

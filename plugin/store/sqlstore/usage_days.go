@@ -127,18 +127,14 @@ func (t *Tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts)
 	return err
 }
 
-// quotaKept is how long a quota's count is kept after the beginning of its period. No period is longer
-// than quotaKept.
-const quotaKept = 62 * 24 * time.Hour
+// addressMonths and addressDays are how long counts of client addresses are kept after the beginning of their month or day.
+// The times are short because there may be many addresses.
+const addressMonths, addressDays = 62 * 24 * time.Hour, 2 * 24 * time.Hour
 
-// addressKept is how long daily counts of client addresses are kept. The time is short because there
-// may be many addresses.
-const addressKept = 2 * 24 * time.Hour
-
-// pruneQuotas deletes quota counts of periods that ended long ago. Such counts belong to addresses and
-// keys that are no longer used. For a used one, the new period's first count deletes them.
+// pruneQuotas deletes quota counts of client addresses whose periods ended long ago. It deletes no counts of keys and
+// tenants: there are at most a few for each (see countFirst), and a clock that runs ahead must not delete the present ones.
 func (t *Tx) pruneQuotas(now time.Time) (int64, error) {
-	long, days := now.Add(-quotaKept).UnixMicro(), now.Add(-addressKept).UnixMicro()
+	long, days := now.Add(-addressMonths).UnixMicro(), now.Add(-addressDays).UnixMicro()
 	for calendar, before := range map[ratelimit.Calendar]int64{ratelimit.Day: days, ratelimit.Month: long} {
 		first := addressSeq(calendar)
 		if _, err := t.Exec(`DELETE FROM sequences WHERE name >= $1 AND name < $2`, first, fmt.Sprintf("%s%020d", first, before)); err != nil {
@@ -146,7 +142,7 @@ func (t *Tx) pruneQuotas(now time.Time) (int64, error) {
 		}
 	}
 	return t.Exec(`DELETE FROM quota_counts WHERE (subject, calendar, start) IN
-		(SELECT subject, calendar, start FROM quota_counts WHERE start > 0 AND (start < $1 OR
-			start < $2 AND calendar = $3 AND substr(subject, 1, 2) = 'a:') ORDER BY start LIMIT $4)`,
+		(SELECT subject, calendar, start FROM quota_counts WHERE start > 0 AND subject >= 'a:' AND subject < 'a;' AND
+			(start < $1 OR start < $2 AND calendar = $3) ORDER BY start LIMIT $4)`,
 		long, days, int64(ratelimit.Day), PruneBatch)
 }
