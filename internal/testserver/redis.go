@@ -153,19 +153,19 @@ func pingRedis(addr string) error {
 	return nil
 }
 
-// do sends a command and returns the answer, a line or a text. An error fails the test.
-func (r *Redis) do(command ...string) string {
+// Do sends a command and returns the answer, a line or a text. An error fails the test.
+func (r *Redis) Do(command ...string) string {
 	r.t.Helper()
-	answer, err := r.ask(command...)
+	answer, err := r.Ask(command...)
 	if err != nil {
 		r.t.Fatalf("%s: %s: %v", r.p.what, strings.Join(command, " "), err)
 	}
 	return answer
 }
 
-// ask opens a connection, sends a command and returns the answer, a line or a text. The protocol
+// Ask opens a connection, sends a command and returns the answer, a line or a text, or the server's error. The protocol
 // is https://redis.io/docs/latest/develop/reference/protocol-spec/.
-func (r *Redis) ask(command ...string) (string, error) {
+func (r *Redis) Ask(command ...string) (string, error) {
 	conn, err := net.DialTimeout("tcp", r.Addr(), patience)
 	if err != nil {
 		return "", err

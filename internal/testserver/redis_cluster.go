@@ -25,26 +25,26 @@ func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
 			"--cluster-node-timeout", "600000", "--repl-diskless-sync-delay", "0"}, arguments...)...)
 	}
 	c := &RedisCluster{t, [2]*Redis{servers[0], servers[1]}, servers[2]}
-	c.Masters[0].do("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
-	c.Masters[1].do("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+	c.Masters[0].Do("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+	c.Masters[1].Do("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
 	// Different epochs avoid a conflict between the servers. The replica gets the highest, so that
 	// its takeover wins.
 	for i, s := range servers {
-		s.do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
+		s.Do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
 	}
 	for i, s := range servers {
 		_, port, _ := strings.Cut(s.Addr(), ":")
 		for _, other := range servers[:i] {
-			other.do("CLUSTER", "MEET", "127.0.0.1", port, s.busPort())
+			other.Do("CLUSTER", "MEET", "127.0.0.1", port, s.busPort())
 		}
 	}
 	for _, s := range servers {
 		s.until("the server knows the others", func() bool {
-			nodes := s.do("CLUSTER", "NODES")
-			return strings.Contains(s.do("CLUSTER", "INFO"), "cluster_known_nodes:3") && !strings.Contains(nodes, "handshake")
+			nodes := s.Do("CLUSTER", "NODES")
+			return strings.Contains(s.Do("CLUSTER", "INFO"), "cluster_known_nodes:3") && !strings.Contains(nodes, "handshake")
 		})
 	}
-	c.Replica.do("CLUSTER", "REPLICATE", c.Masters[0].do("CLUSTER", "MYID"))
+	c.Replica.Do("CLUSTER", "REPLICATE", c.Masters[0].Do("CLUSTER", "MYID"))
 	c.agreed()
 	return c
 }
@@ -57,7 +57,7 @@ func (c *RedisCluster) URL() string {
 // InFirst reports whether key is in a slot of the first master.
 func (c *RedisCluster) InFirst(key string) bool {
 	c.t.Helper()
-	slot, err := strconv.Atoi(c.Masters[1].do("CLUSTER", "KEYSLOT", key))
+	slot, err := strconv.Atoi(c.Masters[1].Do("CLUSTER", "KEYSLOT", key))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func (c *RedisCluster) InFirst(key string) bool {
 func (c *RedisCluster) FailOver() {
 	c.t.Helper()
 	follows(c.Masters[0], c.Replica)
-	c.Replica.do("CLUSTER", "FAILOVER", "TAKEOVER")
+	c.Replica.Do("CLUSTER", "FAILOVER", "TAKEOVER")
 	c.Masters[0], c.Replica = c.Replica, c.Masters[0]
 	c.agreed()
 }
@@ -77,11 +77,11 @@ func (c *RedisCluster) FailOver() {
 // agreed waits until all servers know the masters, and the replica follows the first master.
 func (c *RedisCluster) agreed() {
 	c.t.Helper()
-	replica := c.Replica.do("CLUSTER", "MYID")
+	replica := c.Replica.Do("CLUSTER", "MYID")
 	for _, s := range []*Redis{c.Masters[0], c.Masters[1], c.Replica} {
 		s.until("the Cluster is up", func() bool {
 			slaves := 0
-			for line := range strings.Lines(s.do("CLUSTER", "NODES")) {
+			for line := range strings.Lines(s.Do("CLUSTER", "NODES")) {
 				fields := strings.Fields(line)
 				if len(fields) > 2 && strings.Contains(fields[2], "slave") {
 					slaves++
@@ -90,7 +90,7 @@ func (c *RedisCluster) agreed() {
 					}
 				}
 			}
-			info := s.do("CLUSTER", "INFO")
+			info := s.Do("CLUSTER", "INFO")
 			return slaves == 1 && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_slots_ok:16384")
 		})
 	}
@@ -100,7 +100,7 @@ func (c *RedisCluster) agreed() {
 // busPort returns the port on which the servers of a Cluster talk to each other.
 func (r *Redis) busPort() string {
 	r.t.Helper()
-	_, after, _ := strings.Cut(r.do("CLUSTER", "NODES"), "@")
+	_, after, _ := strings.Cut(r.Do("CLUSTER", "NODES"), "@")
 	return after[:strings.IndexAny(after+" ", " ,")]
 }
 
@@ -119,7 +119,7 @@ func follows(master, replica *Redis) {
 func (r *Redis) info(section string) map[string]string {
 	r.t.Helper()
 	fields := map[string]string{}
-	for line := range strings.Lines(r.do("INFO", section)) {
+	for line := range strings.Lines(r.Do("INFO", section)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
 			fields[name] = value
 		}

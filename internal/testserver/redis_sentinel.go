@@ -53,7 +53,7 @@ func (s *RedisSentinel) FailOver() {
 	follows(s.Master, s.Replica)
 	s.Master.Kill()
 	s.Sentinel.until("the Sentinel begins the failover", func() bool {
-		answer, err := s.Sentinel.ask("SENTINEL", "FAILOVER", "main")
+		answer, err := s.Sentinel.Ask("SENTINEL", "FAILOVER", "main")
 		// The Sentinel rejects the command until it has checked the replica.
 		return err == nil && answer == "OK"
 	})

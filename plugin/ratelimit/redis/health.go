@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
 const (
@@ -103,11 +106,24 @@ func (r *Redis) trip() {
 	}
 }
 
+// remedies are what to do about errors of Redis, by their first word.
+var remedies = map[string]string{
+	"OOM":        "; raise maxmemory, or choose a maxmemory-policy that evicts other keys",
+	"READONLY":   "; the address must lead to the master, not to a replica",
+	"NOREPLICAS": "; start the replicas, or lower min-replicas-to-write",
+	"MISCONF":    "; free the disk of the Redis server, which can't save",
+	"LOADING":    "; wait until Redis has loaded its data",
+	"BUSY":       "; end the script with SCRIPT KILL",
+	"MASTERDOWN": "; the address must lead to the master, not to a replica",
+	"NOPERM":     "; the user of the address needs the rights in the manual, \"Limits in Redis\"",
+}
+
 // explain returns an error as a text for operators.
 func explain(err error, timeout time.Duration) string {
 	switch re, ok := rueidis.IsRedisErr(err); {
 	case ok:
-		return rejectedPrefix + re.Error()
+		word, _, _ := strings.Cut(re.Error(), " ")
+		return rejectedPrefix + re.Error() + remedies[word]
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("no answer within %s", timeout)
 	}
@@ -183,22 +199,18 @@ func (r *Redis) verify(ctx context.Context, client rueidis.Client) error {
 	return r.probeScript(ctx, client)
 }
 
-// probeScript runs charge.lua without asks. In a Redis Cluster it reads a key in the hash slot of the last failed ask
-// instead, because other servers may answer while the server of that slot does not. A replica does not disturb this probe,
-// since a Cluster redirects it to the master.
+// probeScript runs charge.lua for one unit of a count that nothing else uses and that expires after a second. So the probe
+// fails for every reason for which requests fail: a server without memory, one that may not write without replicas or after a
+// failed save, a replica, a script that runs too long. In a Redis Cluster the count is in the hash slot of the last failed
+// ask, because other servers may work while the server of that slot does not.
 func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
-	if client.Mode() != rueidis.ClientModeCluster {
-		return chargeScript.Exec(ctx, client, nil, []string{"take", "0"}).Error()
-	}
 	tag := "nodes"
-	if where := r.health.lastTag.Load(); where != nil {
-		tag = *where
+	if last := r.health.lastTag.Load(); last != nil && client.Mode() == rueidis.ClientModeCluster {
+		tag = *last
 	}
-	err := client.Do(ctx, client.B().Get().Key(KeyPrefix+"{"+tag+"}:probe").Build()).Error()
-	if rueidis.IsRedisNil(err) {
-		return nil // The server answered: the probe's key never exists.
-	}
-	return err
+	args := arguments{"take", "0"}
+	args.ask(&ratelimit.Ask{Kind: ratelimit.Quota, Need: 1, Limit: ratelimit.MaxLimit, Keep: time.Second.Milliseconds()})
+	return chargeScript.Exec(ctx, client, []string{KeyPrefix + "{" + tag + "}:probe"}, args).Error()
 }
 
 // connect returns the client, and connects if there is none.

@@ -3,6 +3,7 @@ package redis_test
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,37 @@ var faults = map[string]fault{
 	"cut off": {
 		func(_ *testserver.Redis, p *testserver.Proxy) { p.Refuse() },
 		func(_ *testserver.Redis, p *testserver.Proxy) { p.Restore() },
+	},
+	"out of memory": {
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Do("CONFIG", "SET", "maxmemory", "1") },
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Do("CONFIG", "SET", "maxmemory", "0") },
+	},
+	"without replicas": {
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Do("CONFIG", "SET", "min-replicas-to-write", "1") },
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Do("CONFIG", "SET", "min-replicas-to-write", "0") },
+	},
+	"busy with a script": {
+		func(s *testserver.Redis, _ *testserver.Proxy) {
+			s.Do("CONFIG", "SET", "lua-time-limit", "1")
+			go func() { _, _ = s.Ask("EVAL", "while true do end", "0") }()
+		},
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Do("SCRIPT", "KILL") },
+	},
+	"can't save": {
+		func(s *testserver.Redis, _ *testserver.Proxy) {
+			s.Do("CONFIG", "SET", "save", "3600 1")
+			if err := os.RemoveAll(s.Dir()); err != nil {
+				panic(err)
+			}
+			s.Do("BGSAVE")
+			for { // The save fails in the background.
+				if _, err := s.Ask("SET", "keygate:x", "y"); err != nil {
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		},
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Do("CONFIG", "SET", "save", "") },
 	},
 	"silent": {
 		func(_ *testserver.Redis, p *testserver.Proxy) { p.Hold() },
@@ -71,6 +103,7 @@ func outagesWith(t *testing.T, kind testserver.RedisKind) {
 				n.shared.Release(&bill)
 				return n.redis.Unreachable()
 			})
+			since := n.redis.Stats().Since
 			if s := n.redis.Stats(); s.Problem == "" || s.Since.IsZero() {
 				t.Errorf("the outage is not explained: %+v", s)
 			}
@@ -98,6 +131,9 @@ func outagesWith(t *testing.T, kind testserver.RedisKind) {
 				t.Errorf("local: %d passed, not a fifth of 100", passed)
 			}
 
+			if s := n.redis.Stats(); !s.Unreachable || s.Since != since {
+				t.Errorf("the outage ended although Redis can't charge: %+v", s)
+			}
 			f.restore(server, proxy)
 			testkit.Eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
 			// Requests allowed during the outage are counted in Redis afterwards.
