@@ -36,8 +36,11 @@ var dialect = &sqlstore.Dialect{
 		added AS (INSERT INTO changes (seq, kind, keyspace, id, at) SELECT value, $1, $2, $3, $4 FROM next)
 		SELECT value FROM next, pg_notify('` + changesChannel + `', '')`,
 	Snapshot: sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead},
-	Remedy:   remedy,
-	BadText:  func(err error) bool { return code(err) == codeBadText },
+	// The database or the role may have another default. With a stricter level, a transaction that waited for the lock on a
+	// row would fail if the other transaction changed the row.
+	Update:  sql.TxOptions{Isolation: sql.LevelReadCommitted},
+	Remedy:  remedy,
+	BadText: func(err error) bool { return code(err) == codeBadText },
 }
 
 // explain returns a driver's error with its meaning and how to solve the problem.

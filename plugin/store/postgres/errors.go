@@ -24,7 +24,10 @@ const (
 	codeNoDatabase       = "3D000"
 	codeNoPrivilege      = "42501"
 	codeNoTable          = "42P01"
+	codeNoSchema         = "3F000"
+	codeStatementTimeout = "57014"
 	codeDiskFull         = "53100"
+	codeOutOfMemory      = "53200"
 	codeTooManyConns     = "53300"
 	codeAdminShutdown    = "57P01"
 	codeCrashShutdown    = "57P02"
@@ -107,6 +110,14 @@ func remedy(path string, err error) string {
 		return fmt.Sprintf("%s: there is no such database: create it (createdb)", path)
 	case c == codeNoPrivilege:
 		return fmt.Sprintf("%s: the user lacks a privilege: it must own the database or its schema, or have been granted CREATE on it", path)
+	case c == codeNoSchema:
+		return fmt.Sprintf("%s: the search_path of the user names no schema in which it may create tables: create a schema of the user's name, or set search_path in the address or by ALTER ROLE", path)
+	case c == codeStatementTimeout:
+		return fmt.Sprintf("%s ended a statement because of its statement_timeout: raise it for this user (ALTER ROLE … SET statement_timeout)", path)
+	case c == codeOutOfMemory:
+		return fmt.Sprintf("the server of %s is out of memory: give it more, or lower max_connections and work_mem", path)
+	case c == codeSerialization, c == codeDeadlock:
+		return fmt.Sprintf("%s: other transactions changed the same rows again and again: try again, and look at pg_stat_activity if this continues", path)
 	case c == codeDiskFull:
 		return fmt.Sprintf("the disk of %s is full: free some space", path)
 	case c == codeTooManyConns:

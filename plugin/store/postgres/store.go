@@ -250,7 +250,7 @@ func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) err
 			return err
 		}
 		err := f(&p.conns)
-		if err == nil || try > readers || ctx.Err() != nil || !connectionLost(err) && !p.capPool(p.conns.Read, err) {
+		if err == nil || try > readers || ctx.Err() != nil || !connectionLost(err) && !conflicted(err) && !p.capPool(p.conns.Read, err) {
 			return err
 		}
 		p.dropStale(err)
@@ -327,7 +327,7 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 			err = withCause(ctx, err)
 		}
 	}()
-	t, err := p.s.Begin(ctx, p.write, nil)
+	t, err := p.s.Begin(ctx, p.write, &dialect.Update)
 	if err != nil {
 		return 0, sqlstore.Failed, err
 	}

@@ -88,7 +88,7 @@ func Migrate(ctx context.Context, db *sql.DB, d *Dialect, create bool) (applied 
 		return 0, &SchemaError{Text: "it is empty"}
 	}
 
-	tx, err := db.BeginTx(ctx, nil)
+	tx, err := db.BeginTx(ctx, &d.Update)
 	if err != nil {
 		return 0, err
 	}
