@@ -13,6 +13,11 @@ import (
 // management changes.
 const changesChannel = "keygate_changes"
 
+// noTimeouts are columns of a SELECT. They switch off, until the transaction ends, the timeouts that the role, the
+// database or the server sets for statements and transactions. A server before version 17 has no transaction_timeout.
+const noTimeouts = `set_config('statement_timeout', '0', true),
+	CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', true) END`
+
 var dialect = &sqlstore.Dialect{
 	Name: "postgres",
 	Types: strings.NewReplacer(
@@ -26,8 +31,10 @@ var dialect = &sqlstore.Dialect{
 	Tables: `SELECT count(*) FROM (SELECT c.relname AS name FROM pg_catalog.pg_class c
 		WHERE c.relkind IN ('r', 'p') AND c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = current_schema())
 		AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')) AS t WHERE true`,
-	Foreign:    "name another database, or an empty schema of this one (search_path in the address)",
-	LockSchema: `SELECT pg_advisory_xact_lock(7020093501245672548)`, // The lock's number is a constant that no other program uses.
+	Foreign: "name another database, or an empty schema of this one (search_path in the address)",
+	// The lock's number is a constant that no other program uses. The caller's context bounds a migration, so the
+	// timeouts of the role or the database must not end the migration earlier.
+	LockSchema: `SELECT ` + noTimeouts + `, set_config('lock_timeout', '0', true), pg_advisory_xact_lock(7020093501245672548)`,
 	Script:     []any{pgx.QueryExecModeSimpleProtocol},
 	Shared:     true,
 	// The transaction locks the sequence's row until the transaction ends, so change numbers become

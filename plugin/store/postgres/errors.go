@@ -32,7 +32,10 @@ const (
 	codeAdminShutdown    = "57P01"
 	codeCrashShutdown    = "57P02"
 	codeCannotConnectNow = "57P03"
+	codeDatabaseDropped  = "57P04"
+	codeIdleSession      = "57P05"
 	codeIdleInTx         = "25P03"
+	codeTxTimeout        = "25P04"
 	codeProtocol         = "08P01"
 	classConnection      = "08"
 	classAuthorization   = "28"
@@ -61,7 +64,7 @@ func connectionLost(err error) bool {
 	switch c := code(err); {
 	case unauthorized(err):
 		return false
-	case c == codeReadOnly, c == codeAdminShutdown, c == codeCrashShutdown, c == codeCannotConnectNow, c == codeIdleInTx,
+	case c == codeReadOnly, c == codeAdminShutdown, c == codeCrashShutdown, c == codeCannotConnectNow, c == codeIdleInTx, c == codeIdleSession, c == codeTxTimeout,
 		strings.HasPrefix(c, classConnection):
 		return true
 	case c != "", errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
@@ -102,26 +105,28 @@ func conflicted(err error) bool {
 func remedy(path string, err error) string {
 	c := code(err)
 	switch {
-	case c == codeReadOnly:
-		return fmt.Sprintf("%s cannot be written: it is a standby, or set read-only; the address must lead to the primary", path)
-	case c == codeLockTimeout:
-		return fmt.Sprintf("%s: another transaction holds a lock on rows that must be written: try again, and look at pg_stat_activity if this continues", path)
-	case c == codeNoDatabase:
-		return fmt.Sprintf("%s: there is no such database: create it (createdb)", path)
-	case c == codeNoPrivilege:
-		return fmt.Sprintf("%s: the user lacks a privilege: it must own the database or its schema, or have been granted CREATE on it", path)
-	case c == codeNoSchema:
-		return fmt.Sprintf("%s: the search_path of the user names no schema in which it may create tables: create a schema of the user's name, or set search_path in the address or by ALTER ROLE", path)
+	case c == codeReadOnly, errors.Is(err, pgconn.ErrReadOnlyConnection):
+		return fmt.Sprintf("%s cannot be written: it is a standby, or default_transaction_read_only is on; name the primary, or switch the setting off", path)
+	case conflicted(err):
+		return fmt.Sprintf("%s: other transactions conflicted with this one %d times: try again, and look at pg_stat_activity if this continues", path, attempts)
 	case c == codeStatementTimeout:
-		return fmt.Sprintf("%s ended a statement because of its statement_timeout: raise it for this user (ALTER ROLE … SET statement_timeout)", path)
+		return fmt.Sprintf("%s ended the statement: the statement_timeout of the user or the database is too short (set it to 30s or more), or an administrator cancelled the statement", path)
+	case c == codeNoTable:
+		return fmt.Sprintf("%s: Keygate's tables are not in the schemas that the user's search_path names: correct the search_path, or name the schema in the address (search_path=…)", path)
+	case c == codeNoSchema:
+		return fmt.Sprintf("%s: the user's search_path names no schema that exists: create the schema, or name another in the address (search_path=…)", path)
 	case c == codeOutOfMemory:
 		return fmt.Sprintf("the server of %s is out of memory: give it more, or lower max_connections and work_mem", path)
-	case c == codeSerialization, c == codeDeadlock:
-		return fmt.Sprintf("%s: other transactions changed the same rows again and again: try again, and look at pg_stat_activity if this continues", path)
+	case c == codeLockTimeout:
+		return fmt.Sprintf("%s: another transaction holds a lock on rows that must be written: try again, and look at pg_stat_activity if this continues", path)
+	case c == codeNoDatabase, c == codeDatabaseDropped:
+		return fmt.Sprintf("%s: there is no such database: create it (createdb)", path)
+	case c == codeNoPrivilege:
+		return fmt.Sprintf("%s: the user lacks a privilege: it must own Keygate's tables or have been granted SELECT, INSERT, UPDATE and DELETE on them; a new version also needs CREATE on the schema", path)
 	case c == codeDiskFull:
 		return fmt.Sprintf("the disk of %s is full: free some space", path)
 	case c == codeTooManyConns:
-		return fmt.Sprintf("%s accepts no more connections: raise max_connections, or put PgBouncer in front of it", path)
+		return fmt.Sprintf("%s accepts no more connections: raise max_connections, or the CONNECTION LIMIT of the user or the database, or put PgBouncer in front of it", path)
 	case c == codeCannotConnectNow, c == codeAdminShutdown, c == codeCrashShutdown:
 		return fmt.Sprintf("%s is starting or stopping", path)
 	case unauthorized(err):

@@ -243,7 +243,8 @@ func (p *database) migrate(ctx context.Context) (id string, err error) {
 func (p *database) Name() string { return p.route.Load().name }
 
 // Query implements sqlstore.Database. A lost connection shows only when it is used, so Query then tries
-// another connection.
+// another connection. A single statement runs at the server's default isolation level, at which the statement may
+// conflict with another one, so Query then tries again too.
 func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
 	for try := 1; ; try++ {
 		if err := p.open(ctx); err != nil {
@@ -254,6 +255,7 @@ func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) err
 			return err
 		}
 		p.dropStale(err)
+		pauseAfterConflict(err, try)
 	}
 }
 
@@ -280,6 +282,9 @@ func (p *database) Snapshot(ctx context.Context, f func(*sqlstore.Tx) error) err
 			return withCause(ctx, err)
 		}
 		defer t.SQL.Rollback()
+		if _, err := t.SQL.ExecContext(ctx, `SELECT `+noTimeouts); err != nil {
+			return withCause(ctx, err)
+		}
 		return f(t)
 	})
 }
@@ -295,17 +300,25 @@ func (p *database) Write(ctx context.Context, d sqlstore.Durability, f func(*sql
 			return seq, end, err
 		}
 		p.dropStale(err)
-		if conflicted(err) {
-			time.Sleep(time.Duration(rand.IntN(try*20)) * time.Millisecond)
-		}
+		pauseAfterConflict(err, try)
+	}
+}
+
+// pauseAfterConflict waits a random time before the next attempt if err is a conflict with another transaction.
+func pauseAfterConflict(err error, try int) {
+	if conflicted(err) {
+		time.Sleep(time.Duration(rand.IntN(try*20)) * time.Millisecond)
 	}
 }
 
 // beginSQL is the first query of a transaction. It sets the timeouts for locks and idle time, and the
-// durability of the commit. It returns the transaction's number and the time by the server's clock,
+// durability of the commit. A durable commit is at least on the server's own disk, even if the default of the role or
+// the database is synchronous_commit off. txTimeout bounds the transaction instead of the server's timeouts. It returns the transaction's number and the time by the server's clock,
 // which is the same for all nodes.
 const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idle_in_transaction_session_timeout', $1, true) ||
-	set_config('synchronous_commit', CASE WHEN $2 THEN current_setting('synchronous_commit') ELSE 'off' END, true),
+	set_config('synchronous_commit', CASE WHEN NOT $2 THEN 'off' WHEN current_setting('synchronous_commit') = 'off' THEN 'local'
+		ELSE current_setting('synchronous_commit') END, true),
+	` + noTimeouts + `,
 	pg_current_xact_id()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
 // transact makes one attempt to run a writing transaction.
@@ -332,9 +345,10 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 		return 0, sqlstore.Failed, err
 	}
 	defer t.SQL.Rollback()
-	var settings, id string
+	var settings, noStatementTimeout, noTransactionTimeout sql.NullString
+	var id string
 	var now int64
-	if err := t.SQL.QueryRowContext(ctx, beginSQL, strconv.FormatInt(lockTimeout.Milliseconds(), 10), bool(d)).Scan(&settings, &id, &now); err != nil {
+	if err := t.SQL.QueryRowContext(ctx, beginSQL, strconv.FormatInt(lockTimeout.Milliseconds(), 10), bool(d)).Scan(&settings, &noStatementTimeout, &noTransactionTimeout, &id, &now); err != nil {
 		return 0, sqlstore.Failed, err
 	}
 	t.Now = time.UnixMicro(now).UTC()

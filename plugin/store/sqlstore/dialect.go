@@ -40,7 +40,8 @@ type Dialect struct {
 	AppendChange string
 	// Snapshot holds the options of a transaction that sees the database as of one moment.
 	Snapshot sql.TxOptions
-	// Update holds the options of a transaction that writes.
+	// Update holds the options of a transaction that writes. They state what the database's own defaults could
+	// change, such as the isolation level.
 	Update sql.TxOptions
 	// Remedy returns what a driver's error means for the database at path, and how to solve the problem. It
 	// returns "" for an error that it does not know.
