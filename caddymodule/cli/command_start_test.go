@@ -107,6 +107,33 @@ func TestCommandDoesNotRepeatRejectedRequest(t *testing.T) {
 	}
 }
 
+// TestStatusNamesEachProblem prints each problem on a line of its own, and the driver's errors not at all.
+func TestStatusNamesEachProblem(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"degraded": true, "problems": ["the store is away: start it", "Redis is full: raise maxmemory"],
+			"store": {"kind": "postgres", "ok": false, "error": "dial tcp:\\n\\trefused"}}`))
+	}))
+	defer server.Close()
+	t.Setenv(tokenEnv, "kgm_x")
+	root, _ := commandTree()
+	var out, errs bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&errs)
+	root.SetArgs([]string{"keygate", "status", "--check", "--server", server.URL})
+	if err := root.Execute(); err == nil {
+		t.Error("status --check succeeds while the gateway is degraded")
+	}
+	for _, line := range []string{"Problem: the store is away: start it\n", "Problem: Redis is full: raise maxmemory\n"} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("the output lacks %q:\n%s", line, out.String())
+		}
+	}
+	if strings.Contains(out.String()+errs.String(), "dial tcp") {
+		t.Errorf("the output has the driver's error:\n%s%s", out.String(), errs.String())
+	}
+}
+
 func unusedPort(t testing.TB) int {
 	t.Helper()
 	port, err := testserver.FreePort()

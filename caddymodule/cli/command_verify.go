@@ -134,7 +134,7 @@ func status(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	if check, _ := cmd.Flags().GetBool("check"); check && s.Degraded {
-		return errors.New("the gateway is degraded: " + strings.Join(s.Problems, "; "))
+		return errors.New("the gateway is degraded")
 	}
 	return nil
 }
@@ -145,15 +145,18 @@ func printStatus(cmd *cobra.Command, b []byte, s *inspect.Status) error {
 	}
 	state := "ok"
 	if s.Degraded {
-		state = "degraded: " + strings.Join(s.Problems, "; ")
+		state = "degraded"
 	}
 	store := s.Store.Kind + ", " + strconv.FormatInt(s.Store.Secrets, 10) + " secrets"
 	if !s.Store.OK {
-		store = s.Store.Kind + ", does not answer: " + s.Store.Error
+		store = s.Store.Kind + ", does not answer"
 	}
 	if err := sheet(cmd.OutOrStdout(), "Gateway", state, "Keygate", s.Version, "Caddy", s.CaddyVersion, "Keyspaces", strings.Join(s.Keyspaces, " "),
 		"Store", store, "Limits", s.Limits); err != nil {
 		return err
+	}
+	for _, problem := range s.Problems {
+		fmt.Fprintln(cmd.OutOrStdout(), "Problem: "+shown(problem))
 	}
 	fmt.Fprintln(cmd.OutOrStdout())
 	t := newTable(cmd.OutOrStdout(), "NODE", "VERSION", "READY", "CHANGES", "BEHIND", "KEYS CACHED", "CONFIG", "LAST CONTACT")

@@ -16,6 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/inspect"
+	"github.com/keygate-dev/keygate/plugin/keytable"
 )
 
 // statusTimeout is how long a status request waits for the store.
@@ -51,11 +52,12 @@ func Status(ctx context.Context, a App) inspect.Status {
 	}
 	if err := queryStore(ctx, a, &s.Store); err != nil {
 		s.Store.Error = err.Error()
-		s.Problems = append(s.Problems, "the store does not answer: keys in memory are accepted, changes and other keys are rejected")
+		s.Problems = append(s.Problems, "the store does not answer, so keys in memory are accepted, changes and other keys are rejected: "+keytable.Remedy(err))
 	}
 	s.Problems = append(s.Problems, askReplica(a.Engine(), &s.Store, stats.Ready)...)
-	if stats.Degraded {
-		s.Problems = append(s.Problems, "the gateway is degraded: "+stats.LastError)
+	if health := a.Engine().Gateway().Health(); stats.Degraded && s.Store.Error == "" {
+		s.Store.Error = stats.LastError
+		s.Problems = append(s.Problems, "the store failed at the last try, so keys are checked and counted in memory, and changes may be rejected: "+health.Remedy())
 	}
 	for _, name := range s.Keyspaces {
 		if !a.Engine().Gateway().ReadyFor(name) {

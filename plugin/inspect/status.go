@@ -28,7 +28,7 @@ type StoreStatus struct {
 	// Kind is "sqlite" or "postgres".
 	Kind string `json:"kind"`
 	OK   bool   `json:"ok"`
-	// Error is why the store is unavailable; "" while OK.
+	// Error is why the store cannot be read or written; "" while it can.
 	Error string `json:"error,omitempty"`
 	// Seq is the number of the newest change in the store.
 	Seq int64 `json:"seq"`

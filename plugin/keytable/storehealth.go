@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 )
 
@@ -22,6 +23,19 @@ type fault struct {
 	failing atomic.Bool
 	// last is the latest error's text.
 	last atomic.Pointer[string]
+	// remedy is the latest error's Remedy; see Remedy.
+	remedy atomic.Pointer[string]
+}
+
+// Remedy returns the problem that a store's error states and how to solve it, in one line without the driver's error. For
+// another error, Remedy returns the first line of its text.
+func Remedy(err error) string {
+	var f interface{ Remedy() string }
+	if errors.As(err, &f) {
+		return f.Remedy()
+	}
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }
 
 // NewStoreHealth returns the health of a store that works. It logs failures and recoveries.
@@ -36,6 +50,8 @@ func (h *StoreHealth) failed(f *fault, err error) (first bool) {
 	h.errors.Add(1)
 	text := err.Error()
 	f.last.Store(&text)
+	remedy := Remedy(err)
+	f.remedy.Store(&remedy)
 	return !f.failing.Swap(true)
 }
 
@@ -50,6 +66,16 @@ func (h *StoreHealth) Errors() int64 { return h.errors.Load() }
 func (h *StoreHealth) Problem() string {
 	for _, f := range []*fault{&h.reading, &h.writing} {
 		if p := f.last.Load(); p != nil && f.failing.Load() {
+			return *p
+		}
+	}
+	return ""
+}
+
+// Remedy returns the Remedy of the error that Problem returns.
+func (h *StoreHealth) Remedy() string {
+	for _, f := range []*fault{&h.reading, &h.writing} {
+		if p := f.remedy.Load(); p != nil && f.failing.Load() {
 			return *p
 		}
 	}

@@ -19,11 +19,16 @@ var errReopened = errors.New("the database was opened again meanwhile; repeat th
 // failure is an error of the database with an explanation. A failure wraps gateway.ErrStore and the
 // cause.
 type failure struct {
-	text  string
-	cause error
+	text string
+	// remedy is the problem and how to solve it, without the driver's error.
+	remedy string
+	cause  error
 }
 
 func (f *failure) Error() string { return f.text }
+
+// Remedy returns the problem and how to solve it, in one line without the driver's error.
+func (f *failure) Remedy() string { return f.remedy }
 
 func (f *failure) Unwrap() []error { return []error{gateway.ErrStore, f.cause} }
 
@@ -39,9 +44,11 @@ func (d *Dialect) Explain(doing, path string, err error) error {
 	case errors.Is(err, sql.ErrNoRows), d.BadText != nil && d.BadText(err):
 		return gateway.ErrNotFound
 	}
+	remedy := d.remedy(path, err)
 	return &failure{
-		text:  fmt.Sprintf("%v: %s: %s (%v)", gateway.ErrStore, doing, d.remedy(path, err), err),
-		cause: err,
+		text:   fmt.Sprintf("%v: %s: %s (%v)", gateway.ErrStore, doing, remedy, err),
+		remedy: remedy,
+		cause:  err,
 	}
 }
 
