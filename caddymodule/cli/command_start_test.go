@@ -111,7 +111,7 @@ func TestCommandDoesNotRepeatRejectedRequest(t *testing.T) {
 func TestStatusNamesEachProblem(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"degraded": true, "problems": ["the store is away: start it", "Redis is full: raise maxmemory"],
+		_, _ = w.Write([]byte(`{"degraded": true, "problems": ["the store is down: start it", "Redis is full: raise maxmemory"],
 			"store": {"kind": "postgres", "ok": false, "error": "dial tcp:\\n\\trefused"}}`))
 	}))
 	defer server.Close()
@@ -124,7 +124,7 @@ func TestStatusNamesEachProblem(t *testing.T) {
 	if err := root.Execute(); err == nil {
 		t.Error("status --check succeeds while the gateway is degraded")
 	}
-	for _, line := range []string{"Problem: the store is away: start it\n", "Problem: Redis is full: raise maxmemory\n"} {
+	for _, line := range []string{"Problem: the store is down: start it\n", "Problem: Redis is full: raise maxmemory\n"} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("the output lacks %q:\n%s", line, out.String())
 		}

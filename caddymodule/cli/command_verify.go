@@ -134,7 +134,7 @@ func status(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	if check, _ := cmd.Flags().GetBool("check"); check && s.Degraded {
-		return errors.New("the gateway is degraded")
+		return errors.New("the gateway is degraded:\n  " + strings.Join(s.Problems, "\n  "))
 	}
 	return nil
 }

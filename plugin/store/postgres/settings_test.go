@@ -202,7 +202,7 @@ func TestConnectionEndsInTransaction(t *testing.T) {
 // TestCausesAreNamed puts the server into states in which the store can't work. The error must name the
 // cause, and the store must work again after the state has ended.
 func TestCausesAreNamed(t *testing.T) {
-	for name, tt := range map[string]struct{ spoil, mend, cause string }{
+	for name, tt := range map[string]struct{ begin, mend, cause string }{
 		"read-only":        {"ALTER ROLE gate SET default_transaction_read_only = on", "ALTER ROLE gate RESET default_transaction_read_only", "default_transaction_read_only"},
 		"no privilege":     {"REVOKE ALL ON changes, sequences FROM gate", "GRANT ALL ON changes, sequences TO gate", "lacks a privilege"},
 		"other schema":     {"CREATE SCHEMA other AUTHORIZATION gate; ALTER ROLE gate SET search_path = other", "ALTER ROLE gate RESET search_path", "search_path"},
@@ -219,7 +219,7 @@ func TestCausesAreNamed(t *testing.T) {
 			if _, err := touch(timeoutCtx(t), s, "k"); err != nil {
 				t.Fatal(err)
 			}
-			pg.Exec(tt.spoil)
+			pg.Exec(tt.begin)
 			// New settings of a role or a database apply to new connections.
 			pg.Exec("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'gate'")
 			_, err := touch(timeoutCtx(t), s, "k")
