@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,9 +101,17 @@ func TestReplacedFiles(t *testing.T) {
 func TestDamagedWhileOpen(t *testing.T) {
 	t.Parallel()
 	n, _, full := newNodeWithKey(t)
-	// The write-ahead log holds the changes that were made after the copy.
-	n.tenant("b")
-	n.waitSynced()
+	// The write-ahead log holds the changes that were made after the copy. A copy that has just been
+	// taken has no log until the next change.
+	for i := 0; ; i++ {
+		n.tenant("b" + strconv.Itoa(i))
+		n.waitSynced()
+		if _, err := os.Stat(n.file + "-wal"); err == nil {
+			break
+		} else if i == 20 {
+			t.Fatal(err)
+		}
+	}
 	for _, ext := range []string{"", "-wal"} {
 		info, err := os.Stat(n.file + ext)
 		if err != nil {
