@@ -62,7 +62,7 @@ type planCounters struct {
 // newMetrics registers the collectors in a configuration's registry and creates the counters of
 // the view's plans.
 func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
-	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, pathsReported, engineStats, limitsStats, replicaStats} {
+	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, pathsReported, actualInvalid, engineStats, limitsStats, replicaStats} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return nil, err
@@ -75,6 +75,7 @@ func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
 			c.plans[plan] = newPlanCounters(ks.Name, plan)
 		}
 		m.keyspaces[ks] = c
+		actualInvalid.WithLabelValues(ks.Name)
 		for _, result := range []string{reportedRejected, reportedChanged} {
 			pathsReported.WithLabelValues(ks.Name, result)
 		}

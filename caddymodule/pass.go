@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -20,9 +18,19 @@ var errKeyEnded = errors.New("API key is no longer valid")
 // pass sends an allowed request to the next handler, and ends the request early if its key is no
 // longer accepted.
 func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err error) {
-	ctx, cancel := context.WithCancelCause(x.r.Context())
+	parent := x.r.Context()
+	if rule := x.verdict.Rule; rule != nil && (rule.Refund || rule.Actual != "") {
+		x.watchBody()
+		if rule.Actual != "" {
+			parent, x.w.drains = context.WithoutCancel(parent), true
+		}
+	}
+	ctx, cancel := context.WithCancelCause(parent)
 	x.cancel = cancel
 	defer cancel(nil)
+	if x.w.drains {
+		defer x.drain(ctx)()
+	}
 	r := x.r.WithContext(ctx)
 	if !x.observed {
 		x.dec.TrackIn(&x.live, x.end)
@@ -94,31 +102,4 @@ func statusOf(err error, written int) int {
 		return he.StatusCode
 	}
 	return http.StatusInternalServerError
-}
-
-// settleCost corrects the cost of the request: to 0 if the upstream failed and the cost line has
-// refund, or to the cost that the upstream's header states.
-func (x *exchange) settleCost(status int) {
-	rule := x.verdict.Rule
-	if rule == nil || x.dec.Reason != gateway.Allowed {
-		return
-	}
-	if rule.Refund && status >= 500 && x.w.ended == gateway.Allowed && x.r.Context().Err() == nil {
-		x.dec.Settle(0)
-		return
-	}
-	if rule.Actual == "" {
-		return
-	}
-	text := x.actual
-	hdr := x.w.Header()
-	for _, name := range []string{rule.Actual, http.TrailerPrefix + rule.Actual} {
-		if v := hdr[name]; len(v) > 0 {
-			text = v[0]
-			delete(hdr, name)
-		}
-	}
-	if cost, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil && cost >= 0 {
-		x.dec.Settle(cost)
-	}
 }

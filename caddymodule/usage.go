@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -18,17 +19,29 @@ type account struct {
 	broke bool
 }
 
-// countedBody counts the bytes that are read of a body. Another goroutine may still read after the
-// request has ended.
+// countedBody counts the bytes that are read of a body, and records whether the client broke the body off. Another goroutine
+// may still read after the request has ended.
 type countedBody struct {
 	io.ReadCloser
-	n atomic.Int64
+	n      atomic.Int64
+	broken atomic.Bool
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.n.Add(int64(n))
+	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		b.broken.Store(true)
+	}
 	return n, err
+}
+
+// watchBody makes x.body count the request's body, if there is one.
+func (x *exchange) watchBody() {
+	if r := x.r; r.ContentLength != 0 && r.Body != nil && x.body.ReadCloser == nil {
+		x.body.ReadCloser = r.Body
+		r.Body = &x.body
+	}
 }
 
 // meter begins to count the request for its key. It returns false if the request has no usage to
@@ -51,10 +64,7 @@ func (x *exchange) meter() bool {
 			a.Rule = rule.Path
 		}
 	}
-	if r.ContentLength != 0 && r.Body != nil {
-		x.body.ReadCloser = r.Body
-		r.Body = &x.body
-	}
+	x.watchBody()
 	return true
 }
 

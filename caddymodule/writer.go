@@ -30,6 +30,10 @@ type responseWriter struct {
 	// failed.
 	wrote  int64
 	failed bool
+	// drains makes writes succeed after the client has left. drained counts the bytes of these writes, and gaveUp reports
+	// whether there were too many or they took too long.
+	drains, gaveUp bool
+	drained        int64
 
 	// mu guards the fields below, because end runs on another goroutine than the handler.
 	mu      sync.Mutex
@@ -105,15 +109,24 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	defer w.done()
+	if w.failed && w.drains {
+		return w.discard(p)
+	}
 	n, err := w.ResponseWriter.Write(p)
 	w.wrote += int64(n)
 	w.failed = w.failed || err != nil
+	if err != nil && w.drains {
+		return w.discard(p)
+	}
 	return n, err
 }
 
 // ReadFrom lets the kernel copy files and sockets to the client directly, as the wrapped writer
 // does.
 func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
+	if w.drains {
+		return io.Copy(struct{ io.Writer }{w}, r)
+	}
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
@@ -129,7 +142,11 @@ func (w *responseWriter) FlushError() error {
 		return err
 	}
 	defer w.done()
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if w.drains {
+		w.failed, err = w.failed || err != nil && !errors.Is(err, http.ErrNotSupported), nil
+	}
+	return err
 }
 
 func (w *responseWriter) Flush() { _ = w.FlushError() }

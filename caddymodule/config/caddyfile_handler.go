@@ -30,6 +30,7 @@ type Directive struct {
 //		cost     [<method>[,<method>...]] <path>... <n> {    repeatable
 //			refund 5xx
 //			actual <header>
+//			max <n>
 //		}
 //		allow_upgrade <path>...                              repeatable
 //		paths {
@@ -263,6 +264,7 @@ func parseCost(d *caddyfile.Dispenser, l lines, c *HandlerConfig) error {
 	}
 	var refund bool
 	var actual string
+	var most int
 	if err := block(d, "cost", options{
 		"refund": {parse: func(d *caddyfile.Dispenser) error {
 			var when string
@@ -278,12 +280,16 @@ func parseCost(d *caddyfile.Dispenser, l lines, c *HandlerConfig) error {
 		"actual": {parse: func(d *caddyfile.Dispenser) error {
 			return oneArg(d, "actual <header>", &actual)
 		}},
+		"max": {parse: func(d *caddyfile.Dispenser) (err error) {
+			most, err = positive(d, "max")
+			return err
+		}},
 	}); err != nil {
 		return err
 	}
 	for _, p := range patterns {
 		l.note(fmt.Sprintf("costs[%d]", len(c.Costs)), &at)
-		c.Costs = append(c.Costs, rules.CostRule{Pattern: p, Cost: cost, Refund: refund, Actual: actual})
+		c.Costs = append(c.Costs, rules.CostRule{Pattern: p, Cost: cost, Refund: refund, Actual: actual, Max: int64(most)})
 	}
 	return nil
 }

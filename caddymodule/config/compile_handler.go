@@ -164,6 +164,9 @@ func (c *HandlerConfig) checkCosts(ks *Keyspace) error {
 		if r.Actual != "" && !FieldName.MatchString(r.Actual) {
 			return Errorf(path, "cost of '%s': '%s' is not a header name", r.Path, r.Actual)
 		}
+		if r.Max != 0 && (r.Actual == "" || r.Max < r.Cost || r.Max > rules.MaxCost) {
+			return Errorf(path, "cost of '%s': max is charged if the actual cost does not come, so it needs 'actual', and is at least the cost and at most %d", r.Path, int64(rules.MaxCost))
+		}
 		if plan, quota := exceeded(ks.Keyspace, r.Cost); quota != nil {
 			return Errorf(path, "cost %d of '%s' is above the quota %s of plan '%s' in keyspace '%s': such a request would always be rejected", r.Cost, r.Path, quota.Name, plan, ks.Name)
 		}

@@ -17,7 +17,7 @@ const module = "github.com/keygate-dev/keygate/"
 // "Map" in docs/architecture.md.
 var layers = [][]string{
 	{"internal/demoapi", "internal/pathlab", "internal/testkit", "internal/testserver", "internal/turns"},
-	{"plugin/apikey", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
+	{"plugin/apikey", "plugin/formmethod", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
 	{"plugin/ratelimit/clients", "plugin/ratelimit/redis", "plugin/rules", "plugin/scanner"},
 	{"plugin/keytable"},
 	{"plugin/gateway"},

@@ -69,6 +69,8 @@ type CostRule struct {
 	Refund bool `json:"refund,omitempty"`
 	// Actual is the name of the upstream's response header or trailer with the actual cost.
 	Actual string `json:"actual,omitempty"`
+	// Max is charged instead of Cost if the client left and the actual cost did not come within 30 s or 8 MiB. 0: Cost.
+	Max int64 `json:"max,omitempty"`
 }
 
 // Config is the rules of one directive. The order matters only for Scopes and Costs, whose first
