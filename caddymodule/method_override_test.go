@@ -99,6 +99,7 @@ func TestMethodsNamedByBodies(t *testing.T) {
 		{"multipart/mixed; boundary=XX", part("Content-Type: text/plain", "1") + "--XX--\r\n", unread},
 	} {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(tt.body))
+		r.ContentLength = -1 // as of a chunked body
 		if tt.contentType != "" {
 			r.Header.Set("Content-Type", tt.contentType)
 		}

@@ -68,7 +68,7 @@ func TestMetricsOutliveConfigurations(t *testing.T) {
 				}
 			}
 		}
-		want := []string{"keygate_check_duration_seconds", "keygate_degraded", "keygate_keys_cached",
+		want := []string{"keygate_actual_invalid_total", "keygate_check_duration_seconds", "keygate_degraded", "keygate_keys_cached",
 			"keygate_paths_reported_total",
 			"keygate_requests_total", "keygate_revocation_lag_seconds", "keygate_store_errors_total"}
 		if got := slices.Sorted(maps.Keys(names)); !slices.Equal(got, want) {
