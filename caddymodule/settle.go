@@ -8,16 +8,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
 // A client must not avoid the actual cost of a request by leaving before the upstream has stated it. So if the cost line has
-// actual, the response is read further after the client has left, for drainTime and drainBytes at most.
+// actual, the response is read further after the client has left, for drainTime and drainBytes at most. The process looks
+// every exitInterval whether it exits, because such a request must not delay the exit.
 const (
-	drainTime  = 30 * time.Second
-	drainBytes = 8 << 20
+	drainTime    = 30 * time.Second
+	drainBytes   = 8 << 20
+	exitInterval = 100 * time.Millisecond
 )
 
 // errClientLeft is the cause of a canceled request whose client has left and whose actual cost did not come in time.
@@ -30,11 +33,20 @@ var actualInvalid = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Help:      "Costs in the header or trailer of the option actual that are no whole number of at least 0.",
 }, []string{"keyspace"})
 
-// drain cancels ctx when the client has left for drainTime. The caller calls stop at the end of the request.
+// drain cancels ctx when the client has left for drainTime, or has left and the process exits. The caller calls stop at the
+// end of the request.
 func (x *exchange) drain(ctx context.Context) (stop func()) {
 	end := context.AfterFunc(x.r.Context(), func() {
-		late := time.AfterFunc(drainTime, func() { x.cancel(errClientLeft) })
-		context.AfterFunc(ctx, func() { late.Stop() })
+		tick := time.NewTicker(exitInterval)
+		defer tick.Stop()
+		for left := time.Now(); time.Since(left) < drainTime && !caddy.Exiting(); {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+		x.cancel(errClientLeft)
 	})
 	return func() {
 		x.w.gaveUp = x.w.gaveUp || errors.Is(context.Cause(ctx), errClientLeft)

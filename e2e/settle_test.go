@@ -47,6 +47,12 @@ func TestClientCannotAvoidTheCost(t *testing.T) {
 	}
 	up.answer("/late/endless", endless)
 	up.answer("/max/endless", endless)
+	hanging := make(chan struct{})
+	up.answer("/max/hang", func(w http.ResponseWriter, r *http.Request) {
+		stream(w, "token")
+		close(hanging)
+		<-r.Context().Done()
+	})
 	up.answer("/job/broken", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	up.answer("/late/no-number", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Credits-Used", "1e3")
@@ -120,6 +126,15 @@ func TestClientCannotAvoidTheCost(t *testing.T) {
 	}
 	if metrics := s.pprof(t, "/metrics"); !strings.Contains(metrics, `keygate_actual_invalid_total{keyspace="house"} 1`) || !strings.Contains(s.log(), `"value":"1e3"`) {
 		t.Errorf("the invalid cost is not counted and logged: %s", s.tail())
+	}
+
+	// A request whose client has left does not delay the exit, and its cost is settled.
+	s.tenant(t, "exit", record{"plan": "billed", "credits": 100})
+	leave("/max/hang")(t, s.key(t, "exit", nil).full)
+	<-hanging
+	s.restart()
+	if got := s.balance(t, "exit"); got != 60 {
+		t.Errorf("after the exit, the balance is %d, want 60", got)
 	}
 }
 
