@@ -112,20 +112,25 @@ func TestDamagedWhileOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Both files are opened before either is overwritten, because the node replaces a damaged copy at once.
+	var files []*os.File
 	for _, ext := range []string{"", "-wal"} {
-		info, err := os.Stat(n.file + ext)
+		f, err := os.OpenFile(n.file+ext, os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := os.OpenFile(n.file+ext, os.O_RDWR, 0)
+		// The test keeps the file open until its end, because closing it would drop the node's locks on it.
+		t.Cleanup(func() { f.Close() })
+		files = append(files, f)
+	}
+	for _, f := range files {
+		info, err := f.Stat()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := f.WriteAt([]byte(strings.Repeat("\xa5", int(info.Size()))), 0); err != nil {
 			t.Fatal(err)
 		}
-		// The test keeps the file open until its end, because closing it would drop the node's locks on it.
-		t.Cleanup(func() { f.Close() })
 	}
 	_, second := n.key("a")
 	testkit.Eventually(t, "both keys are accepted", func() bool {
