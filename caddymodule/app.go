@@ -69,7 +69,9 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision checks and compiles the configuration and takes the engine of its store from the pool.
-// It opens no file and no connection, so that validating a configuration has no effects.
+// It opens no store and no connection, so that validating a configuration has no effects. But if Caddy starts the
+// configuration, Provision makes the process the owner of an SQLite file, or waits for the owner, because sites must not
+// listen before that.
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.log = ctx, ctx.Slogger()
 	if err := checkCaddy(); err != nil {
@@ -96,6 +98,11 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if err := a.takeEngine(); err != nil {
 		return fmt.Errorf("creating the engine: %w", err)
 	}
+	if sites.Starts(ctx) {
+		if err := a.engine.Own(ctx); err != nil {
+			return err
+		}
+	}
 	redact.Register(a, a.logSecrets())
 	return nil
 }
@@ -120,7 +127,7 @@ func (a *App) Start() error {
 	if err := check.RejectDropped(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, startTimeout+a.compiled.Target().Wait) // the owner is awaited here without an admin endpoint
 	defer cancel()
 	// Sites may already serve requests, so the removal of keys from spans begins before anything slow.
 	check.CleanTraces()

@@ -19,7 +19,8 @@ import (
 var engines = caddy.NewUsagePool()
 
 const (
-	// startTimeout is how long a start may take to open, migrate and check the store.
+	// startTimeout is how long a start may take to open, migrate and check the store. The time to wait for another process that
+	// owns an SQLite file is added.
 	startTimeout = time.Minute
 	// closeTimeout is how long a closing engine may take to write its counts to the store.
 	closeTimeout = 10 * time.Second
@@ -66,7 +67,7 @@ func newEngine(t engine.Target, log *slog.Logger) (caddy.Destructor, error) {
 		}
 		return "", false
 	}
-	own, err := engine.New(engine.Options{Target: t, Log: log, Version: version.Product(), Other: other})
+	own, err := engine.New(engine.Options{Target: t, Log: log, Version: version.Product(), Other: other, Exiting: caddy.Exiting})
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,9 @@ import (
 // ParseGlobalOption reads the global option `keygate`. Every line is optional:
 //
 //	keygate {
-//		store sqlite <path>
+//		store sqlite <path> {
+//			wait <duration>
+//		}
 //		store postgres <dsn> {
 //			listen        <dsn>
 //			replica       <path>
@@ -210,7 +212,7 @@ func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// store reads `store sqlite [<path>]` and `store postgres <dsn> { … }`.
+// store reads `store sqlite [<path>] { … }` and `store postgres <dsn> { … }`.
 func (p *parser) store(d *caddyfile.Dispenser) error {
 	p.lines.note("store", d)
 	a, err := args(d, 1, 2, "store sqlite [<path>]' or 'store postgres <dsn>")
@@ -227,7 +229,12 @@ func (p *parser) store(d *caddyfile.Dispenser) error {
 		if len(a) == 2 && s.Path == "" {
 			return d.Err("the path of the store is empty")
 		}
-		return block(d, "store sqlite", options{})
+		return block(d, "store sqlite", options{
+			"wait": {parse: func(d *caddyfile.Dispenser) error {
+				p.lines.note("store.wait", d)
+				return duration(d, &s.Wait)
+			}},
+		})
 	case StorePostgres:
 		if len(a) == 2 {
 			s.DSN = a[1]

@@ -71,7 +71,7 @@ func (c *Config) Build(repl *caddy.Replacer) (*Compiled, error) {
 // Target returns the store and the node name for the engine.
 func (c *Compiled) Target() engine.Target {
 	if c.Secrets.DSN == "" {
-		return engine.Target{Path: c.Path, Node: aloneName}
+		return engine.Target{Path: c.Path, Wait: c.Secrets.storeWait, Node: aloneName}
 	}
 	return engine.Target{Path: c.Path, Address: c.Secrets.Address(), Replica: c.Secrets.Replica, Node: c.Secrets.node}
 }

@@ -57,6 +57,9 @@ type StoreConfig struct {
 	// Path is the SQLite file, created when it does not exist. A relative path counts
 	// from the working directory. Default: "keygate.db".
 	Path string `json:"path,omitempty"`
+	// Wait is how long a start waits for another process that uses the SQLite file and is about to
+	// stop. A file whose process goes on is an error at once. Default: 60s.
+	Wait caddy.Duration `json:"wait,omitempty"`
 	// DSN is the connection string of PostgreSQL. It is required for "postgres" and should be a
 	// placeholder, because Caddy saves configurations in plain text.
 	DSN string `json:"dsn,omitempty"`

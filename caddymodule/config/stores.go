@@ -28,6 +28,9 @@ const (
 // defaultStorePath is the SQLite file of a configuration that sets none.
 const defaultStorePath = "keygate.db"
 
+// defaultStoreWait is how long a start waits for the SQLite file of a process that is about to stop.
+const defaultStoreWait = time.Minute
+
 // checkStores checks the store, the limits, the peppers and the secret without expanding
 // placeholders.
 func (a *Config) checkStores() error {
@@ -37,12 +40,18 @@ func (a *Config) checkStores() error {
 			if s.DSN != "" || s.Listen != "" || s.Replica != "" || s.MaxStaleness != 0 {
 				return Errorf("store", "store sqlite takes a path; dsn, listen, replica and max_staleness are for postgres")
 			}
+			if s.Wait < 0 {
+				return Errorf("store.wait", "wait can't be negative")
+			}
 		case StorePostgres:
 			if s.DSN == "" {
 				return Errorf("store", "store postgres needs the address of the server, such as {env.DATABASE_URL}")
 			}
 			if s.Path != "" {
 				return Errorf("store", "store postgres takes no path; the option replica names the file of its local copy")
+			}
+			if s.Wait != 0 {
+				return Errorf("store", "store postgres takes no wait: several gateways may use the database at once")
 			}
 			if s.MaxStaleness < 0 {
 				return Errorf("store.max_staleness", "max_staleness can't be negative")
@@ -114,6 +123,7 @@ func HasPlaceholder(value string) bool { return strings.Contains(value, "{") }
 // from Config, which Caddy logs and serves at /config/.
 type Secrets struct {
 	StorePath string
+	storeWait time.Duration
 	// DSN and listen are connection strings of PostgreSQL, Replica is the file of the local copy,
 	// and node is this process's name.
 	DSN, listen, Replica, node string
@@ -127,7 +137,10 @@ type Secrets struct {
 // expand expands the placeholders. An empty result is an error if the field needs a value. The
 // error names the placeholder, never the value.
 func (a *Config) expand(repl *caddy.Replacer) (s Secrets, err error) {
-	s.StorePath = defaultStorePath
+	s.StorePath, s.storeWait = defaultStorePath, defaultStoreWait
+	if a.Store != nil && a.Store.Wait > 0 {
+		s.storeWait = time.Duration(a.Store.Wait)
+	}
 	if a.Store != nil && a.Store.Path != "" {
 		if s.StorePath, err = expand(repl, "store", a.Store.Path); err != nil {
 			return Secrets{}, err

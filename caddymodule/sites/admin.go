@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
@@ -31,6 +33,19 @@ func RegisterAdmin() { caddy.RegisterModule(new(AdminAPI)) }
 
 func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "admin.api.keygate", New: func() caddy.Module { return new(AdminAPI) }}
+}
+
+// starting identifies the configuration that Caddy starts at present, by the configuration's metrics registry.
+var starting atomic.Pointer[prometheus.Registry]
+
+// Starts reports whether Caddy starts the configuration of ctx, rather than only validating it. The answer is false for a
+// configuration without an admin endpoint, because Caddy provisions admin routers before apps, and only to start them.
+func Starts(ctx caddy.Context) bool { return starting.Load() == ctx.GetMetricsRegistry() }
+
+// Provision records that Caddy starts the configuration of ctx.
+func (*AdminAPI) Provision(ctx caddy.Context) error {
+	starting.Store(ctx.GetMetricsRegistry())
+	return nil
 }
 
 // Routes returns the route of all paths under /keygate/. Caddy builds admin routers before it
@@ -137,5 +152,6 @@ func adminOpen(a App, r *http.Request) bool {
 
 var (
 	_ caddy.AdminRouter = (*AdminAPI)(nil)
+	_ caddy.Provisioner = (*AdminAPI)(nil)
 	_ caddy.Module      = (*AdminAPI)(nil)
 )

@@ -18,6 +18,9 @@ type Target struct {
 	Address Address
 	// Replica is the file of this node's own copy of the PostgreSQL database. Default: the node has no copy.
 	Replica string
+	// Wait is how long the engine waits for another process that owns the SQLite file and is about to end. Default: the
+	// engine does not wait.
+	Wait time.Duration
 	// Node is the name of this process among the processes that share the store.
 	Node string
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -46,6 +47,8 @@ type Options struct {
 	// serves while the program changes from it to this engine. Other does not block. Default: there is no
 	// other engine.
 	Other func() (store string, serving bool)
+	// Exiting reports whether the process is about to end. It does not block. Default: the process never announces its end.
+	Exiting func() bool
 }
 
 // Engine is one gateway and its store. New makes an Engine. An Engine is safe for concurrent use.
@@ -53,6 +56,7 @@ type Engine struct {
 	target  Target
 	version string
 	other   func() (store string, serving bool)
+	exiting func() bool
 	log     *slog.Logger
 	logs    *logHandler
 	gateway *cluster.Member
@@ -60,12 +64,18 @@ type Engine struct {
 	limits  *limits
 	events  *relay
 
+	// owned is the ownership of the SQLite file. It is nil before the first Apply, and for a shared store. applying guards
+	// the field until the store is open; afterwards it does not change.
+	owned *sqlite.Ownership
+
 	// state holds a State, but never Degraded. The method degraded computes that state.
 	state atomic.Int32
 	// life is a context that Close ends. background counts the goroutines that end with life.
 	life       context.Context
 	end        context.CancelFunc
 	background sync.WaitGroup
+	// closed is closed at the end of Close.
+	closed chan struct{}
 	// Apply, Retire and Close hold the lock applying. Each verification holds the lock verifying. Holders may wait for the
 	// store.
 	applying, verifying sync.Mutex
@@ -91,15 +101,20 @@ type opened struct {
 }
 
 // New returns an engine in the state Opening. New opens no store, so that a check of a configuration
-// creates no files.
+// creates no files. It returns an error if the container or the machine would lose the SQLite file.
 func New(o Options) (*Engine, error) {
+	if !o.Target.Shared() {
+		if err := sqlite.CheckMount(o.Target.Path); err != nil {
+			return nil, err
+		}
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
 	if o.Other == nil {
 		o.Other = func() (string, bool) { return "", false }
 	}
-	e := &Engine{target: o.Target, version: o.Version, other: o.Other, logs: newLogHandler(o.Log.Handler())}
+	e := &Engine{target: o.Target, version: o.Version, other: o.Other, exiting: o.Exiting, closed: make(chan struct{}), logs: newLogHandler(o.Log.Handler())}
 	e.log = slog.New(e.logs)
 	e.life, e.end = context.WithCancel(context.Background())
 	e.events = newRelay(e)
@@ -277,6 +292,9 @@ func (e *Engine) close(ctx context.Context) error {
 	e.limits.close(ctx)
 	if o != nil {
 		err = errors.Join(err, o.store.Close())
+	}
+	if e.owned != nil {
+		e.owned.Release()
 	}
 	return err
 }

@@ -323,11 +323,17 @@ func (e *Engine) restore() {
 }
 
 // Close ends retries and deliveries, writes the counts and closes the store. It waits at most until ctx ends. Requests
-// that still run are answered with 503. Close is idempotent.
+// that still run are answered with 503. Close is idempotent. A second call waits for the first.
 func (e *Engine) Close(ctx context.Context) error {
 	if State(e.state.Swap(int32(Closing))) == Closing {
-		return nil
+		select {
+		case <-e.closed:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	defer close(e.closed)
 	e.end()
 	e.applying.Lock()
 	defer e.applying.Unlock()

@@ -67,6 +67,9 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.opened.Load() != nil {
 		return nil
 	}
+	if err := e.own(ctx); err != nil {
+		return err
+	}
 	s, err := openStore(ctx, e.target, e.log)
 	if err != nil {
 		return fmt.Errorf("opening the store %s: %w", e.target.Path, err)
@@ -86,6 +89,54 @@ func (e *Engine) open(ctx context.Context) error {
 	e.opened.Store(o)
 	e.advance(Verifying)
 	return nil
+}
+
+// Own makes this process the owner of the SQLite file. Apply does the same, so a program calls Own only to own the file
+// before the program starts other parts. Own waits for an owner that is about to stop, see Target. Own does nothing for a
+// shared store, and if the process owns the file already.
+func (e *Engine) Own(ctx context.Context) error {
+	e.applying.Lock()
+	defer e.applying.Unlock()
+	if e.State() == Closing {
+		return ErrClosed
+	}
+	return e.own(ctx)
+}
+
+// own is Own for callers that hold the lock applying.
+func (e *Engine) own(ctx context.Context) (err error) {
+	if e.target.Shared() || e.owned != nil {
+		return nil
+	}
+	if e.owned, err = sqlite.Own(ctx, e.target.Path, sqlite.OwnOptions{
+		Node: e.target.Node, Wait: e.target.Wait, Exiting: e.exiting, Yield: e.yield, Log: e.log,
+	}); err != nil {
+		return fmt.Errorf("opening the store %s: %w", e.target.Path, err)
+	}
+	return nil
+}
+
+const (
+	// yieldAfter is how long requests may still run when the process ends and another process waits for the SQLite file.
+	yieldAfter = 2 * time.Second
+	// yieldTimeout bounds how long the engine then takes to write its counts and close the file.
+	yieldTimeout = 10 * time.Second
+)
+
+// yield ends all requests and closes the engine, because another process waits for the SQLite file.
+func (e *Engine) yield(owned *sqlite.Ownership) {
+	e.log.Warn("another process waits for the database: the requests that still run end soon", "path", e.target.Path, "after", yieldAfter.String())
+	select {
+	case <-owned.Released():
+		return
+	case <-time.After(yieldAfter):
+	}
+	e.gateway.Keys().EndStale(func(string) bool { return true })
+	ctx, cancel := context.WithTimeout(context.Background(), yieldTimeout)
+	defer cancel()
+	if err := e.Close(ctx); err != nil {
+		e.log.Error("the engine could not be closed cleanly for the process that waits for the database", "error", err)
+	}
 }
 
 // verifyStore checks that the store and c belong together, and starts the parts that need the store.

@@ -142,7 +142,7 @@ func TestRestoreKeepsFormerDatabase(t *testing.T) {
 				}
 			}
 			entries, err := os.ReadDir(filepath.Dir(path))
-			if err != nil || len(entries) != 1+len(former) {
+			if err != nil || len(entries) != 2+len(former) { // the database, its lock file and the former files
 				t.Errorf("the directory holds %v, %v", entries, err)
 			}
 			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
@@ -322,7 +322,7 @@ func TestRestoreRejectsBackup(t *testing.T) {
 	if _, err := Restore(t.Context(), good, path, quiet, func(context.Context, *Store) error { return errRejected }, nil); !errors.Is(err, errRejected) {
 		t.Errorf("the error of the check is not returned: %v", err)
 	}
-	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 2 { // the database and its lock file
 		t.Errorf("files left behind: %v, %v", entries, err)
 	}
 	if err := findSecret(t, openTest(t, path), 299); err != nil {

@@ -10,12 +10,12 @@ import (
 // (proc_pid_mountinfo(5)).
 var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// checkMount rejects a database file that is itself a mount point, such as a single file that is
+// CheckMount rejects a database file that is itself a mount point, such as a single file that is
 // bind-mounted into a container. The write-ahead log of such a file is in the container's file system.
 // If the container is deleted, all changes since the last checkpoint of the log are lost. In a small
-// database all changes are lost. path must be absolute, without symbolic links. checkMount returns nil
+// database all changes are lost. path must be absolute, without symbolic links. CheckMount returns nil
 // if it can't read the mounts.
-func checkMount(path string) error {
+func CheckMount(path string) error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil

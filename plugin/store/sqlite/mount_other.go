@@ -2,5 +2,5 @@
 
 package sqlite
 
-// checkMount returns nil, because only Linux can mount single files.
-func checkMount(string) error { return nil }
+// CheckMount returns nil, because only Linux can mount single files.
+func CheckMount(string) error { return nil }

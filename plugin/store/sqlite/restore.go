@@ -42,12 +42,17 @@ type RevocationWriter func(ctx context.Context, s *Store, r management.Revocatio
 // rises in any case.
 //
 // No process may have the database at path open. Restore detects other processes by their locks, but
-// does not detect its own process. Restore blocks until it has read both databases.
+// does not detect its own process. Restore owns the database meanwhile, so no gateway can start on it. Restore blocks until it has read both databases.
 func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep RevocationWriter) (done Restored, err error) {
 	id, err := Identity(path)
 	if err != nil {
 		return done, err
 	}
+	own, err := Own(ctx, id, OwnOptions{Node: "restore", Log: logger})
+	if err != nil {
+		return done, err
+	}
+	defer own.Release()
 	locked, old, err := lockOut(id)
 	if err != nil {
 		return done, err

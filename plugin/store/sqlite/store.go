@@ -101,7 +101,7 @@ func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Dur
 	if err != nil {
 		return nil, explain("opening the database", path, err)
 	}
-	if err := checkMount(id); err != nil {
+	if err := CheckMount(id); err != nil {
 		return nil, explain("opening the database", id, err)
 	}
 	f, err := openFile(ctx, id, create, busy, logger)
