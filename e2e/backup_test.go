@@ -62,7 +62,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	g.keygate(t, "backup", "backup.db").exits(1)
 	g.keygate(t, "backup", "again.db", "--server", "https://keys.example.com").exits(2)
-	if r := g.restore(t, file).exits(1); !strings.Contains(r.err, "stop the gateway") {
+	if r := g.restore(t, file).exits(1); !strings.Contains(r.err, "first stop the gateway") {
 		t.Errorf("while it runs: %s", r.err)
 	}
 	_, late := g.made(t, "acme")
@@ -132,7 +132,7 @@ func TestRestoreRejected(t *testing.T) {
 	if r := g.restore(t, file).exits(1); !strings.Contains(r.err, "audit chain") {
 		t.Errorf("tampered with: %s", r.err)
 	}
-	if left, err := filepath.Glob(g.database + ".*"); err != nil || len(left) != 0 {
+	if left, err := filepath.Glob(g.database + ".*"); err != nil || len(left) != 1 { // the lock file
 		t.Errorf("left: %v, %v", left, err)
 	}
 	g.start()

@@ -45,6 +45,8 @@ type file struct {
 	// on the same connection.
 	watch     *sql.DB
 	watchConn *sql.Conn
+	// checkpoint has a single connection, which waits only logBusy for locks.
+	checkpoint *sql.DB
 
 	main, wal os.FileInfo
 
@@ -127,7 +129,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	// With mode=rw SQLite does not create a new, empty database if the file no longer exists.
 	if f.write, err = sql.Open(driverName, dsn(path, common("mode", "rw",
 		"_journal_mode", "WAL", "_synchronous", "FULL", "_txlock", "immediate",
-		"_pragma", fmt.Sprintf("journal_size_limit(%d)", journalLimit)))); err != nil {
+		"_pragma", fmt.Sprintf("journal_size_limit(%d)", journalLimit), "_pragma", "secure_delete(1)"))); err != nil {
 		return nil, err
 	}
 	f.write.SetMaxOpenConns(1)
@@ -171,6 +173,13 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		return nil, err
 	}
 
+	if f.checkpoint, err = sql.Open(driverName, dsn(path, url.Values{
+		"mode": {"rw"}, "_synchronous": {"FULL"}, "_busy_timeout": {fmt.Sprint(logBusy.Milliseconds())},
+	})); err != nil {
+		return nil, err
+	}
+	f.checkpoint.SetMaxOpenConns(1)
+
 	if f.main, err = os.Stat(path); err != nil {
 		return nil, err
 	}
@@ -206,7 +215,7 @@ func (f *file) close() {
 	if f.watchConn != nil {
 		f.watchConn.Close()
 	}
-	for _, db := range []*sql.DB{f.watch, f.Read, f.write} {
+	for _, db := range []*sql.DB{f.watch, f.checkpoint, f.Read, f.write} {
 		if db != nil {
 			db.Close()
 		}

@@ -25,6 +25,9 @@ const (
 	// ownerSize is the size of the lock file in bytes. It never changes, so that a full disk does not keep an owner
 	// from writing the file.
 	ownerSize = 512
+	// lockSuffix and waitingSuffix are the suffixes of the lock files of the owner and of a waiting process.
+	lockSuffix    = ".lock"
+	waitingSuffix = ".lock.waiting"
 )
 
 // instance identifies this process in lock files. Process numbers do not, because processes in containers often
@@ -57,11 +60,16 @@ type OwnerError struct {
 	Waited time.Duration
 }
 
-func (e *OwnerError) Error() string {
-	owner := "another process"
-	if e.PID != 0 {
-		owner = fmt.Sprintf("process %d on host %s (node %s, running since %s)", e.PID, e.Host, e.Node, e.Started.Format(time.RFC3339))
+// Owner describes the owner in words.
+func (e *OwnerError) Owner() string {
+	if e.PID == 0 {
+		return "another process"
 	}
+	return fmt.Sprintf("process %d on host %s (node %s, running since %s)", e.PID, e.Host, e.Node, e.Started.Format(time.RFC3339))
+}
+
+func (e *OwnerError) Error() string {
+	owner := e.Owner()
 	if e.Waited > 0 {
 		return fmt.Sprintf("%s owns the database and did not stop within %s: stop that process, or raise `wait` of the option `store sqlite`", owner, e.Waited)
 	}
@@ -110,7 +118,7 @@ func Own(ctx context.Context, path string, o OwnOptions) (*Ownership, error) {
 		return nil, err
 	}
 	own := &Ownership{path: id, options: o, released: make(chan struct{})}
-	if own.file, err = own.lock(ctx, id+".lock"); err != nil {
+	if own.file, err = own.lock(ctx, id+lockSuffix); err != nil {
 		return nil, err
 	}
 	host, _ := os.Hostname()
@@ -146,7 +154,7 @@ func (own *Ownership) lock(ctx context.Context, file string) (*os.File, error) {
 		if ends {
 			limit = max(limit, own.options.Wait)
 			if waiting == nil {
-				waiting, _ = lockFile(file + ".waiting") // another process may wait too
+				waiting, _ = lockFile(own.path + waitingSuffix) // another process may wait too
 			}
 			if !told {
 				told = true
@@ -204,7 +212,10 @@ func (own *Ownership) watch() {
 			own.mark.Draining = true
 			own.write()
 		}
-		f, err := lockFile(own.path + ".lock.waiting")
+		if _, err := os.Stat(own.path + waitingSuffix); err != nil {
+			continue // no process has ever waited
+		}
+		f, err := lockFile(own.path + waitingSuffix)
 		if err == nil {
 			f.Close()
 		} else if errors.Is(err, errOwned) && own.options.Yield != nil {

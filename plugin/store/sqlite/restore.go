@@ -49,6 +49,9 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 		return done, err
 	}
 	own, err := Own(ctx, id, OwnOptions{Node: "restore", Log: logger})
+	if owned := (*OwnerError)(nil); errors.As(err, &owned) {
+		return done, fmt.Errorf("%s uses the database: first stop the gateway", owned.Owner())
+	}
 	if err != nil {
 		return done, err
 	}

@@ -67,6 +67,8 @@ type database struct {
 	// nextOpen is the earliest time of the next attempt to open the file.
 	nextOpen time.Time
 	closed   bool
+	// erased receives a value after a transaction that erased data.
+	erased chan struct{}
 
 	// locked is the last write that failed because another process had locked the file. It is nil after a
 	// write that succeeded.
@@ -109,9 +111,10 @@ func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Dur
 		return nil, explain("opening the database", id, err)
 	}
 	s := sqlstore.New(Dialect, logger)
-	l := &database{s: s, path: id, busy: busy, cur: f}
+	l := &database{s: s, path: id, busy: busy, cur: f, erased: make(chan struct{}, 1)}
 	s.SetDatabase(l)
 	s.Go(l.watch)
+	s.Go(l.emptyLogs)
 	return &Store{s, replication.NewSource(s), l}, nil
 }
 
@@ -397,6 +400,9 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 	}
 	if err := t.SQL.Commit(); err != nil {
 		return 0, sqlstore.FailedCommit, err
+	}
+	if t.Erased() {
+		l.logErasure()
 	}
 	return t.Seq(), sqlstore.Failed, nil
 }

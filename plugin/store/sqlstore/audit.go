@@ -84,6 +84,7 @@ func (t *Tx) Audit(q audit.Query) ([]audit.Row, error) {
 
 // ErasePersonal implements management.Tx.
 func (t *Tx) ErasePersonal(keyspace, tenant string) (int64, error) {
+	t.erased = true
 	if err := t.eraseEvents(keyspace, tenant); err != nil {
 		return 0, err
 	}

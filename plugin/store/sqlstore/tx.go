@@ -37,6 +37,8 @@ type Tx struct {
 	stmts map[string]*sql.Stmt
 	// seq is the number of the newest change made in this transaction.
 	seq int64
+	// erased reports whether the transaction erased data that no file may keep.
+	erased bool
 	// broken is the first failure of the database in this transaction.
 	broken error
 }
@@ -67,6 +69,9 @@ func (s *Store) BeginSnapshot(ctx context.Context, pool *sql.DB) (*Tx, error) {
 
 // Seq returns the number of the newest change made in the transaction, or 0 if there is none.
 func (t *Tx) Seq() int64 { return t.seq }
+
+// Erased reports whether the transaction erased data that no file may keep.
+func (t *Tx) Erased() bool { return t.erased }
 
 // Broken returns the first failure of the database in the transaction.
 func (t *Tx) Broken() error { return t.broken }
