@@ -16,7 +16,7 @@ const module = "github.com/keygate-dev/keygate/"
 // of lower layers. Of its own layer, it may only import packages nested in it or around it. See
 // "Map" in docs/architecture.md.
 var layers = [][]string{
-	{"internal/demoapi", "internal/pathlab", "internal/testkit", "internal/testserver", "internal/turns"},
+	{"internal/demoapi", "internal/pathlab", "internal/sfv", "internal/testkit", "internal/testserver", "internal/turns"},
 	{"plugin/apikey", "plugin/formmethod", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
 	{"plugin/ratelimit/clients", "plugin/ratelimit/redis", "plugin/rules", "plugin/scanner"},
 	{"plugin/keytable"},

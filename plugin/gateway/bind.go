@@ -155,8 +155,10 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *keytable.Entry) (
 	b := &bound{Terms: t}
 	b.Tenant = e.TenantState.Subject.Bind(epoch, ratelimit.FromPlan, perTenant)
 	b.Key = e.KeyState.Subject.Bind(epoch, ratelimit.FromPlan, perKey)
-	if lines := e.KeyState.Subject.Bind(e.Key.Version, ratelimit.FromKey, own); len(lines) > 0 {
-		b.Key = slices.Concat(b.Key, lines)
+	if e.KeyState.Holds() {
+		if lines := e.KeyState.Subject.Bind(e.Key.Version, ratelimit.FromKey, own); len(lines) > 0 {
+			b.Key = slices.Concat(b.Key, lines)
+		}
 	}
 	for _, s := range []*ratelimit.Subject{e.TenantState.Subject, e.KeyState.Subject} {
 		if err := g.loadUsage(ctx, s, req); err != nil {
@@ -203,9 +205,8 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 	if !s.NeedsUsage() {
 		return nil
 	}
-	rows, err := g.store.LoadUsage(ctx, s.ID(), req.Now)
+	rows, err := g.usageOf(ctx, s, req.Now)
 	if err != nil {
-		g.health.ReadFailed("reading quota counts", err)
 		return err
 	}
 	for _, u := range rows {
@@ -217,6 +218,23 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 	}
 	s.UsageLoaded()
 	return nil
+}
+
+// usageOf reads the stored quota counts of the subject s: the counts of s, and the total count of its holder.
+func (g *Gateway) usageOf(ctx context.Context, s *ratelimit.Subject, now time.Time) ([]Usage, error) {
+	rows, err := g.store.LoadUsage(ctx, s.ID(), now)
+	if holder := s.Holder(); err == nil && holder != s.ID() {
+		var own []Usage
+		own, err = g.store.LoadUsage(ctx, holder, now)
+		total := func(u Usage) bool { return u.Calendar == ratelimit.Total }
+		rows = slices.DeleteFunc(rows, total)
+		rows = append(rows, slices.DeleteFunc(own, func(u Usage) bool { return !total(u) })...)
+	}
+	if err != nil {
+		g.health.ReadFailed("reading quota counts", err)
+		return nil, err
+	}
+	return rows, nil
 }
 
 // limit charges the bill or, if take is false, only reads the state of its limits. If the clock was set, it first loads the
@@ -235,9 +253,8 @@ func (g *Gateway) limit(ctx context.Context, now time.Time, b *ratelimit.Bill, o
 			if s == nil || !s.NeedsPeriod(now) {
 				continue
 			}
-			rows, err := g.store.LoadUsage(ctx, s.ID(), now)
+			rows, err := g.usageOf(ctx, s, now)
 			if err != nil {
-				g.health.ReadFailed("reading quota counts", err)
 				return err
 			}
 			counts := make([]ratelimit.Counted, len(rows))

@@ -63,10 +63,10 @@ func (g *Gateway) markSubjectDirty(s *ratelimit.Subject) {
 }
 
 // subjectOf returns the subject of the key or, if k is nil, of the tenant; nil if it is not in
-// use.
+// use. A key whose allowance another key has taken over has no subject any more.
 func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 	if k != nil {
-		if s := g.keys.FindKey(k.Keyspace, k.ID); s != nil {
+		if s := g.keys.FindKey(k.Keyspace, k.ID); s != nil && s.Holds() {
 			return s.Subject
 		}
 		return nil
@@ -118,8 +118,9 @@ func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.ID, err)
 	}
-	party(&bill.Key, g.subjectOf(t, k), "k:"+k.Keyspace+":"+k.ID)
+	party(&bill.Key, g.subjectOf(t, k), "k:"+k.Keyspace+":"+k.AllowanceID())
 	s := bill.Key.Subject
+	s.HandOver("k:" + k.Keyspace + ":" + k.ID)
 	bill.Key.Lines = append(append([]ratelimit.Line(nil), s.Bind(epoch, ratelimit.FromPlan, perKey)...), s.Bind(k.Version, ratelimit.FromKey, own)...)
 	return bill, g.loadUsage(ctx, s, req)
 }

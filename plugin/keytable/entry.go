@@ -133,7 +133,9 @@ type KeyState struct {
 	ID      ID
 	version atomic.Uint64
 	Subject *ratelimit.Subject
-	live    liveList
+	// shared is not nil if another key has taken over the allowance, and so the Subject. The lock of the shard guards it.
+	shared *sharedSubject
+	live   liveList
 	// limitHour is the hour, since 1970, in which ClaimLimitHour last succeeded.
 	limitHour atomic.Uint32
 	// owner is the state of the key's tenant. The lock of the shard guards it. A key never changes its tenant, but the tenant's
@@ -154,6 +156,18 @@ func (k *KeyState) ClaimLimitHour(hour uint32) bool {
 
 // LimitHourClaimed reports whether ClaimLimitHour would return false for the hour.
 func (k *KeyState) LimitHourClaimed(hour uint32) bool { return k.limitHour.Load() >= hour }
+
+// Holds reports whether the key holds its allowance. If not, another key has taken over the allowance.
+func (k *KeyState) Holds() bool { return k.Subject.Holder() == holderID(k.ID) }
+
+// holderID returns the id of a key as the holder of a Subject.
+func holderID(id ID) string { return keyPrefix + id.Keyspace + ":" + id.ID }
+
+// keyPrefix and tenantPrefix begin the ids of the subjects of keys and tenants.
+const (
+	keyPrefix    = "k:"
+	tenantPrefix = "t:"
+)
 
 // TenantState is the state of a tenant that must not be lost while a key of the tenant is in use.
 type TenantState struct {

@@ -69,6 +69,17 @@ type Key struct {
 	Prefix   string
 	LastFour string
 	Version  int64
+	// Allowance is the id of the key whose allowance this key has taken over: what was spent of the plan's limits per key
+	// stays spent. "" means that the key has its own allowance. At most one active key has an allowance.
+	Allowance string
+}
+
+// AllowanceID returns the id of the key's allowance.
+func (k *Key) AllowanceID() string {
+	if k.Allowance == "" {
+		return k.ID
+	}
+	return k.Allowance
 }
 
 // Status states whether a key can be used according to its own record, and otherwise why not. The

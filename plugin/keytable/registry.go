@@ -19,6 +19,7 @@ type registry struct {
 	// creations counts changes that may have made an unknown key known.
 	creations atomic.Uint64
 	keys      atomic.Int64
+	shared    sharedSubjects
 	// newMeter may be nil.
 	newMeter func(keyspace, tenant, key string) any
 }
@@ -75,6 +76,8 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 
 	// A change of the tenant from here on gives the tenant another version than the entry has, so the entry becomes a miss.
 	kid := ID{r.Key.Keyspace, r.Key.ID}
+	shared := t.useShared(r.Key)
+	defer t.shared.release(shared)
 	ks, ki, kh := t.shard(kid)
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
@@ -82,9 +85,18 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 		return nil
 	}
 	state := ks.keys.find(kh, kid)
+	if state != nil && state.shared != shared && (shared != nil || state.Subject.ID() != holderID(kid)) {
+		// The key has another allowance than before.
+		t.removeKey(ks, state)
+		state = nil
+	}
 	if state == nil {
 		state = new(KeyState)
-		state.Subject, state.ID = subjectOf("k:", kid)
+		state.Subject, state.ID = subjectOf(keyPrefix, kid)
+		if shared != nil {
+			state.Subject, state.shared = shared.Subject, shared
+			t.shared.use(shared)
+		}
 		if t.newMeter != nil {
 			state.Meter = t.newMeter(state.ID.Keyspace, owner.ID.ID, state.ID.ID)
 		}
@@ -100,7 +112,20 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 		state.owner = owner
 	}
 	e.KeyState, e.keyVersion = state, state.version.Load()
+	if shared != nil && r.Key.StatusAt(time.Now()) == StatusActive {
+		state.Subject.HandOver(holderID(kid))
+	}
 	return e
+}
+
+// removeKey removes the state of a key that is used again with another state. The shard is locked.
+func (t *registry) removeKey(s *registryShard, k *KeyState) {
+	k.version.Add(1)
+	s.generation.Add(1)
+	s.keys.remove(t.seed, k.ID)
+	t.keys.Add(-1)
+	k.owner.users.Add(-1)
+	t.shared.release(k.shared)
 }
 
 // tenant returns the tenant's state, and makes it where there was none. The shard is locked.
@@ -108,7 +133,7 @@ func (t *registry) tenant(s *registryShard, hash uint64, id ID) *TenantState {
 	o := s.tenants.find(hash, id)
 	if o == nil {
 		o = new(TenantState)
-		o.Subject, o.ID = subjectOf("t:", id)
+		o.Subject, o.ID = subjectOf(tenantPrefix, id)
 		s.tenants.add(t.seed, hash, o)
 	}
 	return o
@@ -247,6 +272,7 @@ func (t *registry) FindTenant(keyspace, name string) *TenantState {
 // that a request which still holds such a subject looks the key up again. The cached entries of the keys become misses.
 // Only key states are counted, because a tenant's state stays as long as a key state refers to it.
 func (t *registry) sweep(now time.Time, keep int64) {
+	t.shared.sweep(now)
 	if t.keys.Load() <= keep {
 		return
 	}
@@ -262,7 +288,7 @@ func (t *registry) sweep(now time.Time, keep int64) {
 			// The version is raised before the list is searched again. So a request that is tracked later notices the raised version,
 			// see Track.
 			k.version.Add(1)
-			if k.live.empty() && k.Subject.Drop(now) {
+			if k.live.empty() && t.shared.drop(k, now) {
 				s.generation.Add(1) // The generation is raised so that a load that found this state does not finish with it.
 				dropped = append(dropped, k)
 				t.keys.Add(-1)

@@ -42,10 +42,9 @@ func (c *Call) confineTenant(before, after audit.Fields) error {
 //
 // The actor can still delete the key and create one without limits of its own. That does not widen
 // the operator's grant. Every key is subject to the limits of the plan or of the tenant's record,
-// which no key can loosen. Limits per tenant, quotas and credits are counted over all keys,
-// deleted ones included. The plan's max_keys bounds the active keys. So a bound for a whole tenant
-// belongs in its plan or its record. A key's own limits only divide the tenant's share between its
-// keys.
+// which no key can loosen. Limits per tenant are counted over all keys, deleted ones included. Limits
+// per key are inherited, see takeAllowance. The plan's max_keys bounds the active keys. A key's own
+// limits only divide the tenant's share between its keys.
 func (c *Call) confineKey(old, k *gateway.Key) error {
 	if c.Actor.Tenant == "" {
 		return nil

@@ -96,6 +96,34 @@ func (c *Call) CheckKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
 	return nil
 }
 
+// takeAllowance gives k, which becomes active, an allowance that no active key has. An operator's new key has an allowance of
+// its own. A key of a confined actor takes over a free allowance of the tenant, if there is one. Otherwise the actor could
+// spend the plan's limits per key again with each new key. So a tenant that makes its own keys never has more allowances than
+// it had active keys at once. fresh is true for a new key. The tenant must be locked.
+func (c *Call) takeAllowance(k *gateway.Key, fresh bool) error {
+	taken := false
+	if !fresh {
+		var err error
+		if taken, err = c.AllowanceTaken(k, c.Now); err != nil || !taken {
+			return err
+		}
+	}
+	if c.Actor.Tenant != "" {
+		free, err := c.FreeAllowance(c.Keyspace.Name, k.Tenant, c.Now)
+		if err != nil {
+			return err
+		}
+		if free != "" {
+			k.Allowance = free
+			return nil
+		}
+	}
+	if taken {
+		k.Allowance = c.Manager.ids.next(KeyIDPrefix, c.Now)
+	}
+	return nil
+}
+
 // ApplyKey writes the present fields of in to k, and records their faults. fresh is true for a new
 // key.
 func (c *Call) ApplyKey(f *Faults, k *gateway.Key, plan *gateway.Plan, in KeyFields, fresh bool) {
@@ -167,6 +195,9 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 			return err
 		}
 		if err := c.CheckKeyLimit(t, plan); err != nil {
+			return err
+		}
+		if err := c.takeAllowance(k, true); err != nil {
 			return err
 		}
 		full, secret, err := c.newSecret(k)
@@ -370,6 +401,9 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 				return unknown
 			}
 			if err := c.CheckKeyLimit(t, plan); err != nil {
+				return err
+			}
+			if err := c.takeAllowance(k, false); err != nil {
 				return err
 			}
 		}

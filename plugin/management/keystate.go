@@ -47,7 +47,10 @@ func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (
 		if err != nil {
 			return err
 		}
-		return c.CheckKeyLimit(t, plan)
+		if err := c.CheckKeyLimit(t, plan); err != nil {
+			return err
+		}
+		return c.takeAllowance(k, false)
 	})
 }
 

@@ -56,6 +56,10 @@ type Tx interface {
 	Keys(q KeyQuery) ([]*gateway.Key, error)
 	// ActiveKeys counts a tenant's keys that are not disabled, expired, revoked or deleted.
 	ActiveKeys(keyspace, tenant string, now time.Time) (int, error)
+	// FreeAllowance returns an allowance of the tenant that no active key has, see gateway.Key; "" if there is none.
+	FreeAllowance(keyspace, tenant string, now time.Time) (string, error)
+	// AllowanceTaken reports whether another active key has the allowance of k.
+	AllowanceTaken(k *gateway.Key, now time.Time) (bool, error)
 	// InsertKey sets Version to 1. It returns gateway.ErrNotFound if the tenant does not exist.
 	InsertKey(*gateway.Key) error
 	// UpdateKey writes every field but Tenant and LastUsed*, and sets Version to the stored

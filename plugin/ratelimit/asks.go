@@ -16,7 +16,7 @@ func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operati
 		subject := parties[w.party].subject()
 		policy := w.line.Policy
 		a := c.ask()
-		a.Kind, a.Subject, a.Owner = policy.Kind, subject.id, b.ownerOf(int(w.party))
+		a.Kind, a.Subject, a.Owner = policy.Kind, subject.countID(policy.Kind, w.line.origin, policy.Calendar), b.ownerOf(int(w.party))
 		at := subject.clamp(now)
 		switch policy.Kind {
 		case Rate:

@@ -3,8 +3,9 @@ package ratelimit
 import (
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/sfv"
 )
 
 // The header fields that WriteHeaders sets, as net/http spells them.
@@ -16,9 +17,6 @@ const (
 	HeaderPolicy     = "Ratelimit-Policy"
 	HeaderRateLimit  = "Ratelimit"
 )
-
-// maxSFInteger is the largest integer of RFC 9651, section 3.3.1.
-const maxSFInteger = 999_999_999_999_999
 
 // HeaderOptions selects the headers. The zero value selects Retry-After alone.
 type HeaderOptions struct {
@@ -169,34 +167,24 @@ func (st *Standing) appendPolicy(b []byte, now time.Time) []byte {
 	b = append(b, p.describedPart().item...)
 	switch {
 	case p.Kind == Credits:
-		b = strconv.AppendInt(b, integer(st.Limit), 10)
+		b = strconv.AppendInt(b, sfv.Integer(st.Limit), 10)
 	case p.Kind == Quota && p.Calendar == Month:
 		b = strconv.AppendInt(append(b, ";w="...), monthLength(now), 10)
 	}
 	return b
 }
 
-// month is the start and the end of a month, in Unix seconds.
-type month struct{ start, end int64 }
-
-// lastMonth caches the last result of monthLength.
-var lastMonth atomic.Pointer[month]
-
 // monthLength returns the number of seconds in the UTC month of now.
 func monthLength(now time.Time) int64 {
-	m, at := lastMonth.Load(), now.Unix()
-	if m == nil || at < m.start || at >= m.end {
-		m = &month{Month.Start(now).Unix(), Month.End(now).Unix()}
-		lastMonth.Store(m)
-	}
-	return m.end - m.start
+	y, m, _ := now.UTC().Date()
+	return int64(time.Date(y, m+1, 0, 0, 0, 0, 0, time.UTC).Day()) * int64(day/time.Second)
 }
 
 // appendItem appends the policy's member of RateLimit.
 func (st *Standing) appendItem(b []byte) []byte {
 	p := st.Policy
 	b = append(b, p.describedPart().quoted...)
-	b = strconv.AppendInt(append(b, ";r="...), integer(st.Remaining), 10)
+	b = strconv.AppendInt(append(b, ";r="...), sfv.Integer(st.Remaining), 10)
 	switch {
 	case p.Reason() == Credits:
 		// The time of the next top-up is unknown.
@@ -206,24 +194,4 @@ func (st *Standing) appendItem(b []byte) []byte {
 		b = strconv.AppendInt(append(b, ";t="...), seconds(st.Reset), 10)
 	}
 	return b
-}
-
-// integer clamps n to the non-negative integers that RFC 9651 allows.
-func integer(n int64) int64 { return min(max(n, 0), maxSFInteger) }
-
-// appendString appends s as a string of RFC 9651, section 3.3.3. Characters that such a string
-// cannot hold become underscores.
-func appendString(b []byte, s string) []byte {
-	b = append(b, '"')
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c > '~':
-			b = append(b, '_')
-		default:
-			b = append(b, c)
-		}
-	}
-	return append(b, '"')
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/sfv"
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
@@ -154,7 +155,7 @@ func TestViolatedAndRetryAfter(t *testing.T) {
 func TestWindow(t *testing.T) {
 	for in, want := range map[string]int64{
 		"60/m": 60, "300/m burst 60": 12, "10/s burst 1": 1, "100/2s": 2, "1/7d": 604800, "7/1m burst 3": 26,
-		"1/366d burst 1000000000000": maxSFInteger, "1000000000000/1ms": 1,
+		"1/366d burst 1000000000000": sfv.MaxInteger, "1000000000000/1ms": 1,
 	} {
 		if got := rates(t, in)[0].fixed.window; got != want {
 			t.Errorf("%s: w=%d, want %d", in, got, want)

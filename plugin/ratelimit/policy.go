@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/sfv"
 )
 
 // The bounds of the numbers in a policy.
@@ -323,21 +325,21 @@ func newPolicy(p Policy) *Policy {
 
 // describe computes the fixed part.
 func (p *Policy) describe() fixed {
-	f := fixed{quoted: string(appendString(nil, p.Name))}
+	f := fixed{quoted: string(sfv.AppendString(nil, p.Name))}
 	b := []byte(f.quoted)
 	switch p.Kind {
 	case Rate:
 		f.perSecond = float64(p.Limit) / p.Period.Seconds()
 		f.window = window(p)
 		f.scale = *newScale(p)
-		b = strconv.AppendInt(append(b, ";q="...), integer(p.Burst), 10)
+		b = strconv.AppendInt(append(b, ";q="...), sfv.Integer(p.Burst), 10)
 	case Quota:
 		if p.Calendar == Day {
 			f.window = int64(day / time.Second)
 		}
-		b = strconv.AppendInt(append(b, ";q="...), integer(p.Limit), 10)
+		b = strconv.AppendInt(append(b, ";q="...), sfv.Integer(p.Limit), 10)
 	case Concurrency:
-		b = strconv.AppendInt(append(b, ";q="...), integer(p.Limit), 10)
+		b = strconv.AppendInt(append(b, ";q="...), sfv.Integer(p.Limit), 10)
 		b = append(b, `;qu="concurrent-requests"`...)
 	case Credits:
 		b = append(b, ";q="...)
@@ -373,7 +375,7 @@ func window(p *Policy) int64 {
 	}
 	hi, lo := bits.Mul64(uint64(p.Period), uint64(p.Burst))
 	if hi >= uint64(p.Limit) {
-		return maxSFInteger
+		return sfv.MaxInteger
 	}
 	ns, rest := bits.Div64(hi, lo, uint64(p.Limit))
 	if rest > 0 && ns < math.MaxUint64 {
@@ -383,5 +385,5 @@ func window(p *Policy) int64 {
 	if ns%uint64(time.Second) > 0 {
 		seconds++
 	}
-	return int64(min(seconds, maxSFInteger))
+	return int64(min(seconds, sfv.MaxInteger))
 }

@@ -27,7 +27,7 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 				continue
 			}
 			a := c.ask()
-			a.Kind, a.Subject, a.Owner, a.Origin = Rate, subject.id, b.ownerOf(int(w.party)), w.line.origin
+			a.Kind, a.Subject, a.Owner, a.Origin = Rate, subject.countID(Rate, w.line.origin, 0), b.ownerOf(int(w.party)), w.line.origin
 			s.listRates(at, a, c, i, n, true)
 		case Quota:
 			l := subject.count(policy.Calendar).lease
@@ -39,7 +39,7 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 				continue
 			}
 			a := c.ask()
-			a.Kind, a.Subject, a.Owner = Quota, subject.id, b.ownerOf(int(w.party))
+			a.Kind, a.Subject, a.Owner = Quota, subject.countID(Quota, 0, policy.Calendar), b.ownerOf(int(w.party))
 			s.listQuota(now, subject, a, c, i, n, 0, true)
 			a.Extra = extra
 			l.asking = true

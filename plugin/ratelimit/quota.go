@@ -274,7 +274,7 @@ func (s *Subject) Unflushed(dst []Counted) []Counted {
 	}
 	for c := s.counters; c != nil; c = c.next {
 		if c.dirty() {
-			dst = append(dst, Counted{Subject: s.id, Calendar: c.calendar, Start: c.startTime(), Used: c.used})
+			dst = append(dst, Counted{Subject: s.countID(Quota, 0, c.calendar), Calendar: c.calendar, Start: c.startTime(), Used: c.used})
 		}
 	}
 	return dst
@@ -286,7 +286,7 @@ func (s *Subject) Flushed(counts []Counted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range counts {
-		if f.Subject != s.id || f.Calendar < Day || f.Calendar > Total {
+		if f.Calendar < Day || f.Calendar > Total || f.Subject != s.countID(Quota, 0, f.Calendar) {
 			continue
 		}
 		if c := s.counted(f.Calendar); c != nil && c.begun() && c.startTime().Equal(f.Start) {

@@ -85,7 +85,7 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 			if !c.begun() || by == 0 || by < 0 && !c.covers(chargedAt) {
 				continue
 			}
-			a := Ask{Kind: Quota, Subject: subject.id, Owner: b.ownerOf(i), Calendar: policy.Calendar}
+			a := Ask{Kind: Quota, Subject: subject.countID(Quota, 0, policy.Calendar), Owner: b.ownerOf(i), Calendar: policy.Calendar}
 			s.fillQuota(chargedAt, subject, &a)
 			changes = append(changes, change{subject, a, by})
 		}
@@ -132,7 +132,7 @@ func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Par
 	subject.mu.Lock()
 	at := subject.clamp(now)
 	for origin := range subject.sets {
-		a := Ask{Kind: Rate, Subject: subject.id, Owner: ownerOf(owner, subject), Origin: Origin(origin)}
+		a := Ask{Kind: Rate, Subject: subject.countID(Rate, Origin(origin), 0), Owner: ownerOf(owner, subject), Origin: Origin(origin)}
 		wanted := false
 		for _, m := range subject.sets[origin].meters() {
 			r := RateAsk{scale: m.sharedPool(at).scale}
@@ -150,7 +150,7 @@ func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Par
 				continue
 			}
 			done[l.Policy.Calendar] = true
-			a := Ask{Kind: Quota, Subject: subject.id, Owner: ownerOf(owner, subject), Calendar: l.Policy.Calendar}
+			a := Ask{Kind: Quota, Subject: subject.countID(Quota, 0, l.Policy.Calendar), Owner: ownerOf(owner, subject), Calendar: l.Policy.Calendar}
 			s.fillQuota(at, subject, &a)
 			asks = append(asks, a)
 		}
@@ -222,7 +222,7 @@ func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner strin
 	at := subject.clamp(now)
 	var asks []Ask
 	for origin := range subject.sets {
-		a := Ask{Kind: Rate, Subject: subject.id, Owner: owner, Origin: Origin(origin)}
+		a := Ask{Kind: Rate, Subject: subject.countID(Rate, Origin(origin), 0), Owner: owner, Origin: Origin(origin)}
 		wanted := false
 		for _, m := range subject.sets[origin].meters() {
 			p := m.sharedPool(at)
@@ -273,7 +273,7 @@ func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, ren
 			l.used = false
 			continue
 		}
-		a := Ask{Kind: Quota, Subject: subject.id, Owner: owner, Calendar: c.calendar, Extra: l.held}
+		a := Ask{Kind: Quota, Subject: subject.countID(Quota, 0, c.calendar), Owner: owner, Calendar: c.calendar, Extra: l.held}
 		s.fillQuota(subject.clamp(now), subject, &a)
 		l.held = 0
 		returns = append(returns, a)

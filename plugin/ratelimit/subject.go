@@ -46,6 +46,8 @@ type coldFields struct {
 	closed []Counted
 	// slots are the slots of shared concurrency limits; nil if the subject has none.
 	slots *slots
+	// holder is set by HandOver. It is read without the lock.
+	holder atomic.Pointer[string]
 }
 
 // ensureCold returns the cold fields of s, and allocates them if missing.
@@ -94,6 +96,43 @@ func NewSubject(id string) *Subject {
 }
 
 func (s *Subject) ID() string { return s.id }
+
+// Holder returns the id of the subject's holder, which is the subject's own id before HandOver.
+func (s *Subject) Holder() string {
+	if r := s.cold.Load(); r != nil {
+		if holder := r.holder.Load(); holder != nil {
+			return *holder
+		}
+	}
+	return s.id
+}
+
+// HandOver gives s to another holder: a key that takes over the allowance of a former key. What was spent of the plan's limits
+// stays spent. The former holder's own limits and its total count end. Those of the new holder are stored under its id.
+// HandOver does nothing if s has that holder.
+func (s *Subject) HandOver(holder string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Holder() == holder {
+		return
+	}
+	s.ensureCold().holder.Store(&holder)
+	s.sets[FromKey] = set{}
+	s.loaded = false // The new holder's total count must be loaded.
+	if c := s.counted(Total); c != nil {
+		c.begin(Total, s.last)
+		c.loaded = false
+	}
+}
+
+// countID returns the id under which a limit is counted: limits of the holder's own record, and total counts, under the
+// holder's id. The quotas of a calendar have one count, whatever their origin is.
+func (s *Subject) countID(kind Kind, origin Origin, cal Calendar) string {
+	if kind == Rate && origin == FromKey || kind == Quota && cal == Total {
+		return s.Holder()
+	}
+	return s.id
+}
 
 // Live returns the number of the subject's running requests.
 func (s *Subject) Live() int64 { return s.live.Load() }

@@ -22,6 +22,9 @@ type copyTx struct {
 	unreachable error
 }
 
+func (t *copyTx) FreeAllowance(string, string, time.Time) (string, error) { return "", t.unreachable }
+func (t *copyTx) AllowanceTaken(*gateway.Key, time.Time) (bool, error)    { return false, t.unreachable }
+
 func (t *copyTx) Ledger(management.LedgerQuery) ([]management.LedgerEntry, error) {
 	return nil, t.unreachable
 }

@@ -221,7 +221,7 @@ func TestEarlierFiles(t *testing.T) {
 	if _, err := db.Exec(`CREATE TABLE pending (num INTEGER PRIMARY KEY, action TEXT NOT NULL, keyspace TEXT NOT NULL, id TEXT NOT NULL,
 		at BIGINT NOT NULL, actor TEXT NOT NULL, UNIQUE (action, keyspace, id));
 		INSERT INTO pending (action, keyspace, id, at, actor) SELECT action, keyspace, id, at, actor FROM refused;
-		DROP TABLE refused; ALTER TABLE nodes DROP COLUMN earlier; DELETE FROM meta WHERE name = 'oldest_program'; DELETE FROM schema_version WHERE version >= 10`); err != nil {
+		DROP TABLE refused; ALTER TABLE nodes DROP COLUMN earlier; DROP INDEX keys_allowance; ALTER TABLE keys DROP COLUMN allowance; DELETE FROM meta WHERE name = 'oldest_program'; DELETE FROM schema_version WHERE version >= 10`); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()

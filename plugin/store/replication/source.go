@@ -61,7 +61,7 @@ var (
 		metadata created_at updated_at deleted_at version credits`)}
 	KeyRows = &Table{"keys", strings.Fields(`num id keyspace tenant_num name description environment scopes disabled
 		revoked_at deleted_at expires_at allowed_ips rate quota concurrency credits_limit metadata created_at created_by
-		updated_at last_used_at last_used_ip prefix last_four version`)}
+		updated_at last_used_at last_used_ip prefix last_four version allowance`)}
 	SecretRows = &Table{"secrets", strings.Fields(`num id key_num keyspace digest algorithm prefix last_four created_at
 		expires_at last_used_at last_used_ip`)}
 	TokenRows = &Table{"tokens", strings.Fields(`num id keyspace name scopes tenant digest algorithm prefix last_four

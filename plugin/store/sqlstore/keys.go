@@ -16,14 +16,14 @@ import (
 // tenants AS t.
 const keyColumns = `k.id, k.keyspace, t.slug, k.name, k.description, k.environment, k.scopes, k.disabled,
 	k.revoked_at, k.deleted_at, k.expires_at, k.allowed_ips, k.rate, k.quota, k.concurrency, k.credits_limit,
-	k.metadata, k.created_at, k.created_by, k.updated_at, k.last_used_at, k.last_used_ip, k.prefix, k.last_four, k.version`
+	k.metadata, k.created_at, k.created_by, k.updated_at, k.last_used_at, k.last_used_ip, k.prefix, k.last_four, k.version, k.allowance`
 
 func keyInto(k *gateway.Key) []any {
 	return []any{&k.ID, &k.Keyspace, &k.Tenant, &k.Name, &k.Description, &k.Environment, wordsInto{&k.Scopes}, &k.Disabled,
 		TimeInto(&k.RevokedAt), TimeInto(&k.DeletedAt), TimeInto(&k.ExpiresAt), prefixesInto{&k.AllowedIPs},
 		&k.Rate, &k.Quota, &k.Concurrency, &k.CreditsLimit,
 		jsonInto{&k.Metadata}, TimeInto(&k.CreatedAt), &k.CreatedBy, TimeInto(&k.UpdatedAt),
-		TimeInto(&k.LastUsedAt), &k.LastUsedIP, &k.Prefix, &k.LastFour, &k.Version}
+		TimeInto(&k.LastUsedAt), &k.LastUsedIP, &k.Prefix, &k.LastFour, &k.Version, &k.Allowance}
 }
 
 // Key implements management.Tx.
@@ -109,6 +109,33 @@ func (t *Tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err erro
 	return n, err
 }
 
+// activeKey is true for an active key, in a query that names the table keys AS h and passes the time as $3.
+const activeKey = `h.disabled = 0 AND h.revoked_at IS NULL AND h.deleted_at IS NULL AND (h.expires_at IS NULL OR h.expires_at > $3)`
+
+// FreeAllowance implements management.Tx. The query reads the tenant's keys from the newest on, and ends at the first whose
+// allowance is free.
+func (t *Tx) FreeAllowance(keyspace, tenant string, now time.Time) (allowance string, err error) {
+	err = t.Row(`SELECT k.own FROM (SELECT num, CASE WHEN allowance = '' THEN id ELSE allowance END AS own FROM keys
+			WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)
+			AND NOT (disabled = 0 AND revoked_at IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3))) k
+		WHERE NOT EXISTS (SELECT 1 FROM keys h WHERE h.allowance = k.own AND h.allowance <> '' AND `+activeKey+`)
+		AND NOT EXISTS (SELECT 1 FROM keys h WHERE h.id = k.own AND h.allowance = '' AND `+activeKey+`)
+		ORDER BY k.num DESC LIMIT 1`, []any{keyspace, Fold(tenant), now.UnixMicro()}, &allowance)
+	if errors.Is(err, gateway.ErrNotFound) {
+		return "", nil
+	}
+	return allowance, err
+}
+
+// AllowanceTaken implements management.Tx.
+func (t *Tx) AllowanceTaken(k *gateway.Key, now time.Time) (taken bool, err error) {
+	var n int
+	err = t.Row(`SELECT (SELECT count(*) FROM keys h WHERE h.allowance = $1 AND h.allowance <> '' AND h.id <> $2 AND `+activeKey+`)
+		+ (SELECT count(*) FROM keys h WHERE h.id = $1 AND h.allowance = '' AND h.id <> $2 AND `+activeKey+`)`,
+		[]any{k.AllowanceID(), k.ID, now.UnixMicro()}, &n)
+	return n > 0, err
+}
+
 // InsertKey implements management.Tx.
 func (t *Tx) InsertKey(k *gateway.Key) error {
 	_, err := t.insertKey(k)
@@ -119,14 +146,14 @@ func (t *Tx) InsertKey(k *gateway.Key) error {
 func (t *Tx) insertKey(k *gateway.Key) (num int64, err error) {
 	err = t.Row(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
 		revoked_at, deleted_at, expires_at, allowed_ips, rate, quota, concurrency, credits_limit,
-		metadata, created_at, created_by, updated_at, last_used_at, last_used_ip, prefix, last_four, version)
-		SELECT $1, keyspace, num, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 1
+		metadata, created_at, created_by, updated_at, last_used_at, last_used_ip, prefix, last_four, version, allowance)
+		SELECT $1, keyspace, num, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 1, $25
 		FROM tenants WHERE keyspace = $2 AND folded = $3 RETURNING num`,
 		[]any{k.ID, k.Keyspace, Fold(k.Tenant), k.Name, k.Description, k.Environment, words(k.Scopes), Flag(k.Disabled),
 			Micros(k.RevokedAt), Micros(k.DeletedAt), Micros(k.ExpiresAt), prefixes(k.AllowedIPs),
 			k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
 			jsonText(k.Metadata), Micros(k.CreatedAt), k.CreatedBy, Micros(k.UpdatedAt),
-			Micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour}, &num)
+			Micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour, k.Allowance}, &num)
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):
 		return 0, fmt.Errorf("tenant %s: %w", k.Tenant, gateway.ErrNotFound)
@@ -142,11 +169,11 @@ func (t *Tx) UpdateKey(k *gateway.Key) error {
 	return t.Row(`UPDATE keys SET name = $3, description = $4, environment = $5, scopes = $6, disabled = $7,
 		revoked_at = $8, deleted_at = $9, expires_at = $10, allowed_ips = $11, rate = $12, quota = $13, concurrency = $14,
 		credits_limit = $15, metadata = $16, created_at = $17, created_by = $18, updated_at = $19,
-		prefix = $20, last_four = $21, version = version + 1
+		prefix = $20, last_four = $21, allowance = $22, version = version + 1
 		WHERE id = $1 AND keyspace = $2 RETURNING version`,
 		[]any{k.ID, k.Keyspace, k.Name, k.Description, k.Environment, words(k.Scopes), Flag(k.Disabled),
 			Micros(k.RevokedAt), Micros(k.DeletedAt), Micros(k.ExpiresAt), prefixes(k.AllowedIPs),
 			k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
-			jsonText(k.Metadata), Micros(k.CreatedAt), k.CreatedBy, Micros(k.UpdatedAt), k.Prefix, k.LastFour},
+			jsonText(k.Metadata), Micros(k.CreatedAt), k.CreatedBy, Micros(k.UpdatedAt), k.Prefix, k.LastFour, k.Allowance},
 		&k.Version)
 }

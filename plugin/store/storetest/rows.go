@@ -189,7 +189,7 @@ func keyRoundTrip(t *testing.T, s Store) {
 		AllowedIPs: []netip.Prefix{cidr("10.0.0.0/8"), cidr("2001:db8::/32"), cidr("192.0.2.1/32")},
 		Overrides:  gateway.Overrides{Rate: "1/s", Quota: "2/month", Concurrency: "3"}, CreditsLimit: &limit,
 		Metadata: json.RawMessage(`{"k":"v"}`), CreatedAt: at, CreatedBy: "me", UpdatedAt: at,
-		LastUsedAt: at.Add(time.Minute), LastUsedIP: "192.0.2.7", Prefix: "kg_live_abcd", LastFour: "wxyz"}
+		LastUsedAt: at.Add(time.Minute), LastUsedIP: "192.0.2.7", Prefix: "kg_live_abcd", LastFour: "wxyz", Allowance: "key_0"}
 	full.DeletedAt = at.Add(time.Second)
 	bare := &gateway.Key{ID: "key_2", Keyspace: ks, Tenant: "Acme"}
 	none := &gateway.Key{ID: "key_3", Keyspace: ks, Tenant: "Acme", Scopes: []string{}, CreditsLimit: &zero,
@@ -218,7 +218,7 @@ func keyRoundTrip(t *testing.T, s Store) {
 	next.RevokedAt, next.DeletedAt, next.ExpiresAt, next.AllowedIPs = time.Time{}, time.Time{}, time.Time{}, nil
 	next.Overrides, next.CreditsLimit, next.Metadata = gateway.Overrides{}, nil, nil
 	next.UpdatedAt, next.Prefix, next.LastFour = at.Add(time.Hour), "kg_live_efgh", "qrst"
-	next.LastUsedAt, next.LastUsedIP = time.Time{}, ""
+	next.LastUsedAt, next.LastUsedIP, next.Allowance = time.Time{}, "", ""
 	update(t, s, func(tx store.Tx) error { return tx.UpdateKey(&next) })
 	next.LastUsedAt, next.LastUsedIP = full.LastUsedAt, full.LastUsedIP // An update of a key does not write its time and address of last use.
 	view(t, s, func(tx store.Tx) error {
@@ -372,4 +372,54 @@ func activeKeys(t *testing.T, s Store) {
 		}
 		return err
 	})
+}
+
+// An allowance is free if no active key has it.
+func allowances(t *testing.T, s Store) {
+	withKeys(t, s, "a", 3)
+	withKeys(t, s, "b", 1)
+	edit := func(id string, f func(*gateway.Key)) {
+		t.Helper()
+		update(t, s, func(tx store.Tx) error {
+			k, err := tx.Key(ks, id)
+			if err != nil {
+				return err
+			}
+			f(k)
+			return tx.UpdateKey(k)
+		})
+	}
+	want := func(free string, taken ...string) {
+		t.Helper()
+		view(t, s, func(tx store.Tx) error {
+			got, err := tx.FreeAllowance(ks, "A", at)
+			if err != nil || got != free {
+				t.Errorf("free is %q, %v; want %q", got, err, free)
+			}
+			for _, id := range []string{"a-0", "a-1", "a-2", "b-0"} {
+				k, err := tx.Key(ks, id)
+				if err != nil {
+					return err
+				}
+				if got, err := tx.AllowanceTaken(k, at); err != nil || got != slices.Contains(taken, id) {
+					t.Errorf("the allowance of %s is taken: %t, %v", id, got, err)
+				}
+			}
+			return nil
+		})
+	}
+	want("")
+	edit("b-0", func(k *gateway.Key) { k.RevokedAt = at })
+	want("")
+	edit("a-0", func(k *gateway.Key) { k.Disabled = true })
+	want("a-0")
+	edit("a-1", func(k *gateway.Key) { k.ExpiresAt = at })
+	want("a-1")
+	// The allowance of a-0 goes to a-2, whose own becomes free only without an owner that is active.
+	edit("a-2", func(k *gateway.Key) { k.Allowance = "a-0" })
+	want("a-1", "a-0")
+	edit("a-1", func(k *gateway.Key) { k.Allowance = "a-0" })
+	want("", "a-0", "a-1")
+	edit("a-2", func(k *gateway.Key) { k.DeletedAt = at })
+	want("a-0")
 }

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"KeyFilters", keyFilters},
 		{"KeyPaging", keyPaging},
 		{"ActiveKeys", activeKeys},
+		{"Allowances", allowances},
 		{"Secrets", secrets},
 		{"Lookup", lookup},
 		{"LookupDeleted", lookupDeleted},
