@@ -65,7 +65,7 @@ tools: ## install the servers and the browser that the tests start
 soak: tools ## run the long tests: a million keys, reloads and kills in a loop, paths against real upstreams
 	@./internal/testserver/install.sh upstreams
 	cd e2e && $(GO) test -tags soak -timeout 60m -count 1 -v .
-	$(GO) test -tags soak -timeout 60m -count 1 -v ./plugin/ratelimit/redis/ ./plugin/store/...
+	$(GO) test -tags soak -timeout 60m -count 1 -v ./plugin/engine/ ./plugin/ratelimit/redis/ ./plugin/store/...
 
 screenshots: tools ## take the screenshots of the console in docs/
 	cd e2e && $(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m .

@@ -132,7 +132,7 @@ func TestRestoreRejected(t *testing.T) {
 	if r := g.restore(t, file).exits(1); !strings.Contains(r.err, "audit chain") {
 		t.Errorf("tampered with: %s", r.err)
 	}
-	if left, err := filepath.Glob(g.database + ".*"); err != nil || len(left) != 1 { // the lock file
+	if left, err := filepath.Glob(g.database + ".*"); err != nil || len(left) != 2 { // the lock file and the reserve
 		t.Errorf("left: %v, %v", left, err)
 	}
 	g.start()

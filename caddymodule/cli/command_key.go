@@ -223,7 +223,10 @@ func pending(r management.Receipt) error {
 		b.WriteString("; ")
 	}
 	if !r.Durable {
-		b.WriteString("the change is not in the database yet: it is stored when the database answers again; ")
+		b.WriteString("the change applies, but is not in the database yet: it is stored when the database can be written")
+		if r.Cause != "" {
+			fmt.Fprintf(&b, " (%s)", r.Cause)
+		}
 	}
 	return errors.New(strings.TrimSuffix(b.String(), "; "))
 }

@@ -220,7 +220,7 @@ func (c *client) useStore(cmd *cobra.Command, actor string) error {
 		Store: run.store, Engine: run.engine, View: func() *gateway.View { return compiled.View },
 		Logger: log, Signer: compiled.CheckpointSigner,
 	})
-	c.http.Transport = inProcess{api.New(m, api.Options{Webhooks: webhooks.New(m, compiled.WebhookSettings), Authenticate: adminapi.Access, Logger: log})}
+	c.http.Transport = inProcess{api.New(m, api.Options{Webhooks: webhooks.New(m, compiled.WebhookSettings), Authenticate: adminapi.Access, Logger: log, ShowCauses: true})}
 	c.base, c.name = "http://offline", run.path
 	c.actAs(actor)
 	return nil
@@ -276,6 +276,9 @@ func (e *offlineEngine) Apply(context.Context, []gateway.Change) error {
 	e.changed.Store(true)
 	return nil
 }
+
+// UnwrittenCredits returns false, because a running gateway may have spent credits.
+func (*offlineEngine) UnwrittenCredits(string, string) (int64, bool) { return 0, false }
 
 // WithCredits returns an error: a running gateway may have leased credits, which can't be returned
 // without it.

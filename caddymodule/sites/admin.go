@@ -98,6 +98,7 @@ func (a *AdminAPI) handlerOf(app App) http.Handler {
 // request, or an error that rejects it.
 func managementAPI(a App, m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
+		ShowCauses:   true,
 		Auth:         a.Engine().Auth(),
 		Webhooks:     a.Engine().Webhooks(),
 		Leaks:        a.Engine().Leaks(),

@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"plugin/store/replication"},
 	{"plugin/store/postgres", "plugin/store/sqlite"},
 	{"internal/teststore", "plugin/store/replica"},
-	{"plugin/store/revocations"},
+	{"plugin/store/reserve", "plugin/store/revocations"},
 	{"plugin/engine"},
 	{"caddymodule/adminapi", "caddymodule/config", "caddymodule/redact", "caddymodule/version"},
 	{"caddymodule/checkup", "caddymodule/cli", "caddymodule/sites"},

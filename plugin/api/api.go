@@ -57,6 +57,8 @@ type Options struct {
 	Status func(context.Context) inspect.Status
 	// Usage reports the usage of keys and tenants. If it is nil, the paths of usage answer 503.
 	Usage *usage.Service
+	// ShowCauses adds to a 503 why the store failed. The text names the database, so only the operator may see it.
+	ShowCauses bool
 	// Authenticate returns the caller and what the caller may do. To reject the request, it
 	// returns a *management.Error of status 401 or 403; the API answers other errors with 503.
 	Authenticate func(*http.Request) (Access, error)

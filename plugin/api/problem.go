@@ -39,6 +39,8 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		detail := "The store does not answer. Nothing is known to have changed; try again."
 		if !errors.Is(err, gateway.ErrStore) {
 			detail = "The request could not be answered; the log has the reason."
+		} else if cause := management.Cause(err); cause != "" && h.opts.ShowCauses {
+			detail = "The store can't be used: " + cause + ". Nothing is known to have changed."
 		}
 		if r.Context().Err() == nil {
 			h.log.ErrorContext(r.Context(), "a management request failed and was answered 503", "route", r.Pattern, "error", err)

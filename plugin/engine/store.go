@@ -15,6 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/reserve"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
@@ -48,7 +49,16 @@ func newPrimary(t Target, log *slog.Logger) (*postgres.Store, error) {
 // PostgreSQL, which is migrated when the server answers.
 func openStore(ctx context.Context, t Target, log *slog.Logger) (Store, error) {
 	if !t.Shared() {
-		return sqlite.Open(ctx, t.Path, log)
+		s, err := sqlite.Open(ctx, t.Path, log)
+		if err != nil {
+			return nil, err
+		}
+		r, err := reserve.Open(s, log)
+		if err != nil {
+			s.Close()
+			return nil, err
+		}
+		return r, nil
 	}
 	primary, err := newPrimary(t, log)
 	if err != nil || t.Replica == "" {

@@ -98,6 +98,17 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	return f()
 }
 
+// UnwrittenCredits returns how many credits this process has spent from a tenant's balance that the store does not know yet.
+// known is always true.
+func (g *Gateway) UnwrittenCredits(keyspace, tenant string) (n int64, known bool) {
+	if t := g.keys.FindTenant(keyspace, tenant); t != nil {
+		if account := t.Subject.OpenAccount(); account != nil {
+			n = account.Unwritten()
+		}
+	}
+	return n, true
+}
+
 // unwrittenPause is the pause between two flushes of flushAccount. unwrittenTries is the largest number of these flushes.
 const (
 	unwrittenPause = 100 * time.Microsecond

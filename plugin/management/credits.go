@@ -137,8 +137,8 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 	return balance, err
 }
 
-// Credits returns a tenant's balance and a page of its ledger. It first settles what this node
-// holds leased.
+// Credits returns a tenant's balance and a page of its ledger. It first settles what this node holds leased. If the store can't
+// be written, it returns the balance without what this node has spent since.
 func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q PageQuery) (r CreditsRecord, err error) {
 	cursors, err := m.Cursors(ctx)
 	if err != nil {
@@ -149,17 +149,24 @@ func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q
 		return r, err
 	}
 	var rows []LedgerEntry
-	err = m.withSettledCredits(ctx, a, keyspace, slug, func() error {
-		return m.Read(ctx, a, keyspace, func(c *Call) error {
-			t, err := c.FindTenant(slug, false)
-			if err != nil {
+	var t *gateway.Tenant
+	read := func() error {
+		return m.Read(ctx, a, keyspace, func(c *Call) (err error) {
+			if t, err = c.FindTenant(slug, false); err != nil {
 				return err
 			}
 			r.Balance = t.Credits
 			rows, err = c.Tx.Ledger(LedgerQuery{Keyspace: c.Keyspace.Name, Tenant: t.Slug, Before: after.Seq, Limit: limit + 1})
 			return err
 		})
-	})
+	}
+	if err = m.withSettledCredits(ctx, a, keyspace, slug, read); errors.Is(err, gateway.ErrStore) && ctx.Err() == nil {
+		if failed := read(); failed == nil {
+			if unwritten, known := m.engine.UnwrittenCredits(t.Keyspace, t.Slug); known {
+				r.Balance, err = r.Balance-unwritten, nil
+			}
+		}
+	}
 	if err != nil {
 		return r, err
 	}

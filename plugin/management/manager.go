@@ -34,6 +34,9 @@ type Engine interface {
 	// WithCredits settles and returns the credits of a tenant that this node holds leased. Then it
 	// runs f, while the node leases none, and returns f's error.
 	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
+	// UnwrittenCredits returns how many credits were spent from a tenant's balance that the store does not know yet. known is
+	// false if another process may have spent some.
+	UnwrittenCredits(keyspace, tenant string) (n int64, known bool)
 	// TokenChanges counts the changes to management tokens that this node has learned of, its own
 	// included. While the count stays the same, cached tokens are valid.
 	TokenChanges() uint64

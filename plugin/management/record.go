@@ -126,6 +126,8 @@ type Receipt struct {
 	Pending []PendingNode `json:"pending"`
 	// Durable reports whether the change is stored in the database.
 	Durable bool `json:"durable"`
+	// Cause is why the change is not stored, and what to do. Only callers on the gateway's machine get it.
+	Cause string `json:"cause,omitempty"`
 }
 
 // PendingNode is a node that has not confirmed a change.

@@ -121,7 +121,19 @@ func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action s
 	// list all nodes as pending.
 	accepted := &Accepted{receipt(KeyRecord{ID: r.ID, Status: acceptedStatus[r.Action]}, m.engine.Confirm(ctx, r.Keyspace, math.MaxInt64, 0))}
 	accepted.Receipt.Durable = false
+	if a.Via == "cli" || a.Via == "admin" {
+		accepted.Receipt.Cause = Cause(cause)
+	}
 	return accepted
+}
+
+// Cause returns why the store failed with err, and what to do; "" if that is not known. The text names the database.
+func Cause(err error) string {
+	var explained interface{ Remedy() string }
+	if errors.As(err, &explained) {
+		return explained.Remedy()
+	}
+	return ""
 }
 
 // acceptedStatus is the Status in the receipt of a held revocation, by action.
