@@ -52,13 +52,13 @@ type Store struct {
 }
 
 // Open adds a reserve to the store s, which Close closes. The reserve is the file path + ".reserve" for the database path. If
-// the reserve can't be made, Open logs a warning, and the Store keeps no revocations. An unreadable reserve is an error,
-// because it may hold revocations.
+// the reserve can't be made, Open logs a warning, and the Store keeps no revocations. Open renames a damaged reserve, and takes
+// over the revocations before the damage.
 func Open(s *sqlite.Store, log *slog.Logger) (*Store, error) {
 	r := &Store{Store: s, log: log, stop: make(chan struct{})}
 	path := s.Identity() + ".reserve"
 	if err := r.open(path); err != nil {
-		return nil, fmt.Errorf("reading the reserve %s, which may hold revocations: %w", path, err)
+		return nil, fmt.Errorf("reading the reserve %s, which may hold revocations that are not in the database: %w", path, err)
 	}
 	if len(r.kept) > 0 {
 		log.Warn("the reserve holds revocations that are not in the database yet: they apply, and are written to the database when that is possible", "path", path, "revocations", len(r.kept))
@@ -75,12 +75,19 @@ func (r *Store) open(path string) error {
 		return nil
 	}
 	text, err := io.ReadAll(io.LimitReader(f, fileSize))
-	if err == nil {
-		err = r.read(text)
-	}
 	if err != nil {
 		f.Close()
 		return err
+	}
+	if damage := r.read(text); damage != nil {
+		f.Close()
+		aside := path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000Z")
+		if err := os.Rename(path, aside); err != nil {
+			return errors.Join(damage, err)
+		}
+		r.log.Error("the reserve is damaged and was renamed: revoke again the keys that were revoked while the database could not be written",
+			"file", aside, "revocations_read", len(r.kept), "error", damage)
+		return r.open(path)
 	}
 	r.file = f
 	if len(text) == fileSize {
